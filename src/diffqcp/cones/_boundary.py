@@ -1,0 +1,100 @@
+"""What the exponential and the power cone share.
+
+Both are three-dimensional, with a boundary `{g = 0}` for a `g` that is homogeneous of
+degree one, so that the Hessian `H` of `g` has the single nonzero eigenvector `eh`
+orthogonal to the ray. For `v` outside the cone and its polar the projection `p` lies on
+a boundary ray with unit direction `ph`, and `d = v - p` on a ray of the polar cone with
+unit direction `dh`, orthogonal to `ph`. With `eh = ph x dh`,
+
+    p = (ph'v) ph,    D = ph ph' + mu eh eh',    mu = 1 / (1 + norm(d)/norm(p) c),
+
+where `c = eh'H(ph)eh / norm(grad g(ph))` is the curvature of the boundary at `ph`.
+(Differentiate `p + lambda grad g(p) = v`, `g(p) = 0`.) Given `ph` and `dh` this divides
+nothing by a small number: `norm(p) = ph'v`, `norm(d) = dh'v`, and `c` enters by its
+logarithm, which ranges over all orders of magnitude near the faces of the cone.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.lax as lax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ._base import ConeJacobian, MatrixEigenvectors
+
+
+class BoundaryProjection(NamedTuple):
+    """The projection of a point onto a three-dimensional cone, resolved.
+
+    - `inside`, `polar`: whether the point lies in the cone, in its polar cone.
+    - `primal`, `normal`: the directions `ph` and `dh`.
+    - `log_curvature`: `log(c)`.
+    """
+
+    inside: Bool[Array, ""]
+    polar: Bool[Array, ""]
+    primal: Float[Array, "3"]
+    normal: Float[Array, "3"]
+    log_curvature: Float[Array, ""]
+
+    def project(self, v: Float[Array, "3"]) -> Float[Array, "3"]:
+        """The projection of `v`."""
+        boundary = jnp.maximum(self.primal @ v, 0) * self.primal
+        return jnp.where(self.inside, v, jnp.where(self.polar, 0, boundary))
+
+    def jacobian(self, v: Float[Array, "3"]) -> ConeJacobian:
+        """The derivative of the projection at `v`."""
+        tiny = jnp.finfo(v.dtype).tiny
+        log_p = jnp.log(jnp.maximum(self.primal @ v, tiny))
+        log_d = jnp.log(jnp.maximum(self.normal @ v, tiny))
+        mu = 1 / (1 + jnp.exp(log_d - log_p + self.log_curvature))
+        boundary = jnp.stack([jnp.ones_like(mu), jnp.zeros_like(mu), mu])
+        eigenvalues = jnp.where(self.inside, 1, jnp.where(self.polar, 0, boundary))
+        third = jnp.cross(self.primal, self.normal)
+        basis = jnp.stack([self.primal, self.normal, third], axis=1)
+        return ConeJacobian(eigenvalues.astype(v.dtype), MatrixEigenvectors(basis))
+
+
+def unit(v: Float[Array, " d"]) -> Float[Array, " d"]:
+    """`v / norm(v)`; zero stays zero, and nothing overflows or underflows."""
+    largest = jnp.max(jnp.abs(v))
+    v = v / jnp.where(largest > 0, largest, 1)
+    norm = jnp.linalg.norm(v)
+    return v / jnp.where(norm > 0, norm, 1)
+
+
+def increasing_root(
+    function: Callable[[Float[Array, ""]], tuple[Float[Array, ""], Float[Array, ""]]],
+    low: Float[Array, ""],
+    high: Float[Array, ""],
+) -> Float[Array, ""]:
+    """The zero in `[low, high]` of a function that changes sign from - to + there.
+
+    Newton's method, with a bisection wherever its step leaves the bracket or does not
+    halve the step before it. `function` returns the value and the slope. If there is
+    no sign change, the end of the bracket nearest to one.
+    """
+    eps = jnp.finfo(low.dtype).eps
+
+    def unfinished(state):
+        low, high, x, step, count = state
+        return (jnp.abs(step) > 2 * eps * jnp.maximum(jnp.abs(x), 1)) & (count < 300)
+
+    def body(state):
+        low, high, x, step, count = state
+        value, slope = function(x)
+        low = jnp.where(value < 0, x, low)
+        high = jnp.where(value > 0, x, high)
+        newton = -value / jnp.where(slope == 0, 1, slope)
+        bisection = (low + high) / 2 - x
+        inside = (x + newton > low) & (x + newton < high) & (slope != 0)
+        step = jnp.where(
+            inside & (2 * jnp.abs(newton) <= jnp.abs(step)), newton, bisection
+        )
+        step = jnp.where(value == 0, 0, step)
+        return low, high, x + step, step, count + 1
+
+    middle = (low + high) / 2
+    state = (low, high, middle, high - low, 0)
+    return lax.while_loop(unfinished, body, state)[2]

@@ -1,0 +1,23 @@
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._base import AbstractCone, ConeJacobian, IdentityEigenvectors
+
+
+class NonnegativeCone(AbstractCone):
+    """The nonnegative orthant of `R^dim`. Self-dual."""
+
+    dim: int = eqx.field(static=True)
+
+    def project(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
+        """`max(v, 0)`, entry by entry."""
+        return jnp.maximum(v, 0)
+
+    def jacobian(self, v: Float[Array, " d"]) -> ConeJacobian:
+        """`D = diag(v > 0)`."""
+        return ConeJacobian((v > 0).astype(v.dtype), IdentityEigenvectors())
+
+    def dual(self) -> "NonnegativeCone":
+        """The cone itself."""
+        return self

@@ -1,0 +1,88 @@
+"""The linear system behind the derivative.
+
+At a solution put `v = y - s` and `D = DPi_K*(v) = U diag(lam) U'`. Differentiating
+
+    P x + A'y + q = 0,   A x + s = b,   y = Pi_K*(v),   s = Pi_K*(v) - v
+
+gives, with `r1 = sym(dP) x + dA'y + dq` and `r2 = db - dA x`,
+
+    P dx + A'dy = -r1,   ds = r2 - A dx,   dy = D dv,   ds = (D - I) dv.
+
+With `L = sqrt(lam)` and `dy = U L t` this is the symmetric quasi-definite system
+
+    K [dx; t] = [-r1; L U'r2],     K = [[P, A'U L], [L U'A, -(I - lam)]].
+
+Its lower right block is diagonal, and a row with `lam = 0` (an inactive constraint)
+decouples. The transposed map has the same matrix.
+"""
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._operators import register_queries
+from .cones import ConeJacobian
+from .sparsity import SparseMatrix
+
+
+class KKTOperator(lx.AbstractLinearOperator):
+    """The symmetric matrix `K` of order `n + m`, matrix-free."""
+
+    P: SparseMatrix
+    A: SparseMatrix
+    jacobian: ConeJacobian
+
+    @property
+    def n(self) -> int:
+        """The order of the upper left block."""
+        return self.P.pattern.shape[0]
+
+    def to_dual(self, t: Float[Array, " m"]) -> Float[Array, " m"]:
+        """`U L t`, from the lower unknowns of the system to `dy`."""
+        scaled = jnp.sqrt(self.jacobian.eigenvalues) * t
+        return self.jacobian.eigenvectors.mv(scaled)
+
+    def from_dual(self, vector: Float[Array, " m"]) -> Float[Array, " m"]:
+        """`L U' vector`, the transpose of `to_dual`."""
+        rotated = self.jacobian.eigenvectors.transpose_mv(vector)
+        return jnp.sqrt(self.jacobian.eigenvalues) * rotated
+
+    def mv(self, vector: Float[Array, " n+m"]) -> Float[Array, " n+m"]:
+        """`K @ vector`."""
+        x, t = vector[: self.n], vector[self.n :]
+        upper = self.P.mv(x) + self.A.transpose_mv(self.to_dual(t))
+        lower = self.from_dual(self.A.mv(x)) - (1 - self.jacobian.eigenvalues) * t
+        return jnp.concatenate([upper, lower])
+
+    def as_matrix(self) -> Float[Array, "n+m n+m"]:
+        """`K` as a dense matrix."""
+        coupling = jax.vmap(self.from_dual, in_axes=1, out_axes=1)(self.A.as_matrix())
+        corner = jnp.diag(self.jacobian.eigenvalues - 1)
+        return jnp.block([[self.P.as_matrix(), coupling.T], [coupling, corner]])
+
+    def diagonal(self) -> Float[Array, " n+m"]:
+        """The diagonal of `K`."""
+        pattern = self.P.pattern
+        on = np.flatnonzero(pattern.rows == pattern.cols)
+        upper = jnp.zeros(self.n, self.P.values.dtype)
+        upper = upper.at[pattern.rows[on]].set(self.P.values[on])
+        return jnp.concatenate([upper, self.jacobian.eigenvalues - 1])
+
+    def transpose(self) -> "KKTOperator":
+        """`K` is symmetric."""
+        return self
+
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        """Vectors `[dx; t]` of length `n + m`."""
+        size = self.n + self.jacobian.eigenvalues.size
+        return jax.ShapeDtypeStruct((size,), self.P.values.dtype)
+
+    def out_structure(self) -> jax.ShapeDtypeStruct:
+        """The same as `in_structure`."""
+        return self.in_structure()
+
+
+register_queries(KKTOperator, symmetric=True)
+lx.diagonal.register(KKTOperator, KKTOperator.diagonal)

@@ -1,0 +1,315 @@
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax.experimental.sparse import BCOO, BCSR
+from jaxtyping import Array, ArrayLike, Float
+
+from .derivative import Data, Solution, SolutionDerivative
+from .kkt import KKTOperator
+from .linear_solve import select_solver
+from .structure import AbstractQCPStructure, QCPStructureCPU, QCPStructureGPU
+
+
+class AbstractQCP(eqx.Module):
+    """A convex conic quadratic program together with its solution.
+
+        minimise 1/2 x'Px + q'x    subject to    Ax + s = b,  s in K,
+
+    with the dual variable `y` in `K*`: `Px + A'y + q = 0`, `s'y = 0`.
+    """
+
+    P_values: eqx.AbstractVar[Float[Array, " nnzP"]]
+    A_values: eqx.AbstractVar[Float[Array, " nnzA"]]
+    q: eqx.AbstractVar[Float[Array, " n"]]
+    b: eqx.AbstractVar[Float[Array, " m"]]
+    x: eqx.AbstractVar[Float[Array, " n"]]
+    y: eqx.AbstractVar[Float[Array, " m"]]
+    s: eqx.AbstractVar[Float[Array, " m"]]
+    problem_structure: eqx.AbstractVar[AbstractQCPStructure]
+
+    @property
+    def P(self) -> Any:
+        """The objective matrix, as it was given."""
+        structure = self.problem_structure
+        return structure.wrap(self.P_values, structure.P_pattern)
+
+    @property
+    def A(self) -> Any:
+        """The constraint matrix, as it was given."""
+        structure = self.problem_structure
+        return structure.wrap(self.A_values, structure.A_pattern)
+
+    def derivative(
+        self,
+        solve_method: str = "auto",
+        *,
+        solver: lx.AbstractLinearSolver | None = None,
+        throw: bool = True,
+    ) -> SolutionDerivative:
+        """The derivative of the solution with respect to the data, factorised once.
+
+        **Arguments:**
+
+        - `solve_method`: how to solve the linear system: `"auto"`, `"jax-lu"` (dense)
+            or `"jax-lsmr"` (matrix-free).
+        - `solver`: any lineax solver, to use instead of a named one.
+        - `throw`: whether a failed solve raises. If False, its result is NaN.
+
+        **Returns:**
+
+        A [`diffqcp.SolutionDerivative`][]. Where the solution map is not differentiable
+        (constraints that are redundant, a solution that is not unique) it is the
+        least-squares derivative of least norm.
+
+        **Raises:** `ValueError` for an unknown `solve_method`, `TypeError` if `solver`
+        is not a lineax solver.
+        """
+        return _factorise(self, select_solver(solve_method, solver), throw)
+
+    def jvp(
+        self,
+        dP: BCOO | BCSR,
+        dA: BCOO | BCSR,
+        dq: Float[ArrayLike, " n"],
+        db: Float[ArrayLike, " m"],
+        solve_method: str = "auto",
+        *,
+        solver: lx.AbstractLinearSolver | None = None,
+        throw: bool = True,
+    ) -> Solution:
+        """How the solution changes with the data: a Jacobian-vector product.
+
+        **Arguments:**
+
+        - `dP`, `dA`: perturbations of `P` and `A`, in the same format and with the same
+            pattern.
+        - `dq`, `db`: perturbations of `q` and `b`, shapes `(n,)` and `(m,)`.
+        - `solve_method`, `solver`, `throw`: as for `derivative`.
+
+        **Returns:**
+
+        `(dx, dy, ds)` of shapes `(n,)`, `(m,)`, `(m,)`.
+
+        **Raises:** `TypeError` or `ValueError`, naming the argument, if a perturbation
+        does not fit the structure; otherwise as `derivative`; and, if `throw`, a
+        `RuntimeError` if the solve fails or a perturbation is not finite.
+        """
+        structure, dtype = self.problem_structure, self.x.dtype
+        data = (
+            structure.values("dP", dP, structure.P_pattern).astype(dtype),
+            structure.values("dA", dA, structure.A_pattern).astype(dtype),
+            _vector("dq", dq, structure.n).astype(dtype),
+            _vector("db", db, structure.m).astype(dtype),
+        )
+        return _jvp(self, data, select_solver(solve_method, solver), throw)
+
+    def vjp(
+        self,
+        dx: Float[ArrayLike, " n"],
+        dy: Float[ArrayLike, " m"],
+        ds: Float[ArrayLike, " m"],
+        solve_method: str = "auto",
+        *,
+        solver: lx.AbstractLinearSolver | None = None,
+        throw: bool = True,
+    ) -> tuple[Any, Any, Float[Array, " n"], Float[Array, " m"]]:
+        """The gradient of a function of the solution: a vector-Jacobian product.
+
+        **Arguments:**
+
+        - `dx`, `dy`, `ds`: the gradient with respect to the solution, shapes `(n,)`,
+            `(m,)`, `(m,)`.
+        - `solve_method`, `solver`, `throw`: as for `derivative`.
+
+        **Returns:**
+
+        `(dP, dA, dq, db)`, the gradient with respect to the stored entries of the data;
+        `dP` and `dA` have the format and the pattern of `P` and `A`.
+
+        **Raises:** `TypeError` or `ValueError`, naming the argument, for a wrong shape;
+        otherwise as `derivative`; and, if `throw`, a `RuntimeError` if the solve fails
+        or a cotangent is not finite.
+        """
+        structure, dtype = self.problem_structure, self.x.dtype
+        cotangents = (
+            _vector("dx", dx, structure.n).astype(dtype),
+            _vector("dy", dy, structure.m).astype(dtype),
+            _vector("ds", ds, structure.m).astype(dtype),
+        )
+        solver = select_solver(solve_method, solver)
+        dP, dA, dq, db = _vjp(self, cotangents, solver, throw)
+        P, A = structure.P_pattern, structure.A_pattern
+        return structure.wrap(dP, P), structure.wrap(dA, A), dq, db
+
+
+class HostQCP(AbstractQCP):
+    """A solved QCP on the CPU: BCOO matrices, the upper triangle of `P`.
+
+    Gradients are with respect to the stored entries, so one off the diagonal of `P`
+    stands for both of its symmetric positions.
+    """
+
+    P_values: Float[Array, " nnzP"]
+    A_values: Float[Array, " nnzA"]
+    q: Float[Array, " n"]
+    b: Float[Array, " m"]
+    x: Float[Array, " n"]
+    y: Float[Array, " m"]
+    s: Float[Array, " m"]
+    problem_structure: QCPStructureCPU = eqx.field(static=True)
+
+    def __init__(
+        self,
+        P: Float[BCOO, "n n"],
+        A: Float[BCOO, "m n"],
+        q: Float[ArrayLike, " n"],
+        b: Float[ArrayLike, " m"],
+        x: Float[ArrayLike, " n"],
+        y: Float[ArrayLike, " m"],
+        s: Float[ArrayLike, " m"],
+        problem_structure: QCPStructureCPU,
+    ):
+        """**Arguments:**
+
+        - `P`: BCOO, shape `(n, n)`: the upper triangle of the objective matrix.
+        - `A`: BCOO, shape `(m, n)`.
+        - `q`, `b`: shapes `(n,)` and `(m,)`.
+        - `x`, `y`, `s`: the solution, its dual and its slack: `(n,)`, `(m,)`, `(m,)`.
+        - `problem_structure`: the [`diffqcp.QCPStructureCPU`][] of `P`, `A` and the
+            cones.
+
+        All of them get the widest floating-point dtype among them.
+
+        **Raises:** `TypeError` or `ValueError`, naming the argument, for another
+        format, a shape or pattern that is not the structure's, and values that are
+        known and not finite.
+        """
+        _expect("problem_structure", problem_structure, QCPStructureCPU)
+        arrays = _check_arrays(problem_structure, P, A, q, b, x, y, s)
+        self.P_values, self.A_values, self.q, self.b, self.x, self.y, self.s = arrays
+        self.problem_structure = problem_structure
+
+
+class DeviceQCP(AbstractQCP):
+    """A solved QCP on an accelerator: BCSR matrices, all of `P`.
+
+    Gradients are with respect to the stored entries; that of `P` is symmetric.
+    """
+
+    P_values: Float[Array, " nnzP"]
+    A_values: Float[Array, " nnzA"]
+    q: Float[Array, " n"]
+    b: Float[Array, " m"]
+    x: Float[Array, " n"]
+    y: Float[Array, " m"]
+    s: Float[Array, " m"]
+    problem_structure: QCPStructureGPU = eqx.field(static=True)
+
+    def __init__(
+        self,
+        P: Float[BCSR, "n n"],
+        A: Float[BCSR, "m n"],
+        q: Float[ArrayLike, " n"],
+        b: Float[ArrayLike, " m"],
+        x: Float[ArrayLike, " n"],
+        y: Float[ArrayLike, " m"],
+        s: Float[ArrayLike, " m"],
+        problem_structure: QCPStructureGPU,
+    ):
+        """**Arguments:**
+
+        - `P`: BCSR, shape `(n, n)`: all of the objective matrix, symmetric.
+        - `A`: BCSR, shape `(m, n)`.
+        - `q`, `b`: shapes `(n,)` and `(m,)`.
+        - `x`, `y`, `s`: the solution, its dual and its slack: `(n,)`, `(m,)`, `(m,)`.
+        - `problem_structure`: the [`diffqcp.QCPStructureGPU`][] of `P`, `A` and the
+            cones.
+
+        All of them get the widest floating-point dtype among them.
+
+        **Raises:** `TypeError` or `ValueError`, naming the argument, for another
+        format, a shape or pattern that is not the structure's, and values that are
+        known and not finite.
+        """
+        _expect("problem_structure", problem_structure, QCPStructureGPU)
+        arrays = _check_arrays(problem_structure, P, A, q, b, x, y, s)
+        self.P_values, self.A_values, self.q, self.b, self.x, self.y, self.s = arrays
+        self.problem_structure = problem_structure
+
+
+@eqx.filter_jit
+def _factorise(
+    qcp: AbstractQCP, solver: lx.AbstractLinearSolver, throw: bool
+) -> SolutionDerivative:
+    structure = qcp.problem_structure
+    kkt = KKTOperator(
+        structure.P_matrix(qcp.P_values),
+        structure.A_matrix(qcp.A_values),
+        structure.dual_cone.jacobian(qcp.y - qcp.s),
+    )
+    state = solver.init(kkt, {})
+    return SolutionDerivative(kkt, qcp.x, qcp.y, solver, state, structure, throw)
+
+
+@eqx.filter_jit
+def _jvp(
+    qcp: AbstractQCP, data: Data, solver: lx.AbstractLinearSolver, throw: bool
+) -> Solution:
+    return _factorise(qcp, solver, throw).mv(data)
+
+
+@eqx.filter_jit
+def _vjp(
+    qcp: AbstractQCP, cotangents: Solution, solver: lx.AbstractLinearSolver, throw: bool
+) -> Data:
+    return _factorise(qcp, solver, throw).transpose_mv(cotangents)
+
+
+def _expect(name: str, value: Any, expected: type) -> None:
+    if not isinstance(value, expected):
+        raise TypeError(f"{name}: expected a {expected.__name__}, got {type(value)}")
+
+
+def _vector(name: str, value: ArrayLike, size: int) -> Float[Array, " size"]:
+    array = jnp.asarray(value)
+    if array.shape != (size,):
+        raise ValueError(f"{name}: expected shape {(size,)}, got {array.shape}")
+    return array
+
+
+def _check_arrays(
+    structure: AbstractQCPStructure,
+    P: Any,
+    A: Any,
+    q: ArrayLike,
+    b: ArrayLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    s: ArrayLike,
+) -> list[Array]:
+    arrays = {
+        "P": structure.values("P", P, structure.P_pattern),
+        "A": structure.values("A", A, structure.A_pattern),
+        "q": _vector("q", q, structure.n),
+        "b": _vector("b", b, structure.m),
+        "x": _vector("x", x, structure.n),
+        "y": _vector("y", y, structure.m),
+        "s": _vector("s", s, structure.m),
+    }
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(float, *arrays.values())
+    for name, array in arrays.items():
+        if isinstance(array, jax.core.Tracer):
+            continue
+        bad = np.flatnonzero(~np.isfinite(np.asarray(array)))
+        if bad.size:
+            raise ValueError(
+                f"{name}: expected finite values, got {array[bad[0]]} at entry {bad[0]}"
+                f" ({bad.size} in all)"
+            )
+    return [array.astype(dtype) for array in arrays.values()]

@@ -1,0 +1,61 @@
+"""Sparse matrices with a static pattern: NumPy indices, JAX values."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._static import StaticArray
+
+
+class SparsityPattern(eqx.Module):
+    """Where the stored entries of a matrix are: entry `k` at `(rows[k], cols[k])`."""
+
+    _rows: StaticArray = eqx.field(static=True)
+    _cols: StaticArray = eqx.field(static=True)
+    shape: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(self, rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]):
+        self._rows = StaticArray(np.asarray(rows, np.int32))
+        self._cols = StaticArray(np.asarray(cols, np.int32))
+        self.shape = shape
+
+    @property
+    def rows(self) -> np.ndarray:
+        return self._rows.value
+
+    @property
+    def cols(self) -> np.ndarray:
+        return self._cols.value
+
+    @property
+    def nnz(self) -> int:
+        return self.rows.size
+
+
+class SparseMatrix(eqx.Module):
+    """A matrix with a static pattern."""
+
+    values: Float[Array, " nnz"]
+    pattern: SparsityPattern
+
+    def mv(self, vector: Float[Array, " cols"]) -> Float[Array, " rows"]:
+        """`matrix @ vector`."""
+        terms = self.values * vector[self.pattern.cols]
+        return _sum_into(terms, self.pattern.rows, self.pattern.shape[0])
+
+    def transpose_mv(self, vector: Float[Array, " rows"]) -> Float[Array, " cols"]:
+        """`matrix.T @ vector`."""
+        terms = self.values * vector[self.pattern.rows]
+        return _sum_into(terms, self.pattern.cols, self.pattern.shape[1])
+
+    def as_matrix(self) -> Float[Array, "rows cols"]:
+        """The dense matrix."""
+        zeros = jnp.zeros(self.pattern.shape, self.values.dtype)
+        return zeros.at[self.pattern.rows, self.pattern.cols].add(self.values)
+
+
+def _sum_into(
+    terms: Float[Array, " nnz"], index: np.ndarray, size: int
+) -> Float[Array, " size"]:
+    return jnp.zeros(size, terms.dtype).at[index].add(terms)

@@ -1,0 +1,316 @@
+"""What a family of QCPs shares: sizes, sparsity patterns, cones. All of it static."""
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import BCOO, BCSR
+from jaxtyping import Array, Float
+
+from ._static import StaticArray
+from .cones import ProductCone
+from .cones.psd import PSDOrder
+from .sparsity import SparseMatrix, SparsityPattern
+
+
+class AbstractQCPStructure(abc.ABC):
+    """Sizes, sparsity patterns and cones of a QCP.
+
+    Hashable and compared by value: it is a static part of every QCP, and one compiled
+    program serves all QCPs with equal structures.
+    """
+
+    n: int
+    m: int
+    P_pattern: SparsityPattern
+    A_pattern: SparsityPattern
+    dual_cone: ProductCone
+    _P_full: SparsityPattern
+    _P_source: StaticArray
+    _P_weights: StaticArray
+    _key: tuple[Any, ...]
+
+    def __init__(
+        self,
+        P: Any,
+        A: Any,
+        cone_dims: Mapping[str, Any],
+        onto_dual: bool = True,
+        *,
+        psd_order: PSDOrder | None = None,
+    ):
+        self.P_pattern = self._read_pattern("P", P)
+        self.A_pattern = self._read_pattern("A", A)
+        self.m, self.n = self.A_pattern.shape
+        if self.P_pattern.shape != (self.n, self.n):
+            raise ValueError(
+                f"P: expected shape {(self.n, self.n)}, as A has {self.n} columns, "
+                f"got {self.P_pattern.shape}"
+            )
+        cone = ProductCone.from_dict(cone_dims, psd_order)
+        if cone.dim != self.m:
+            raise ValueError(
+                f"cone_dims: the cones take {cone.dim} rows, but A has {self.m}"
+            )
+        self.dual_cone = cone.dual() if onto_dual else cone
+        self._P_full, source, weights = self._complete(self.P_pattern)
+        self._P_source, self._P_weights = StaticArray(source), StaticArray(weights)
+        dims = tuple((key, tuple(np.ravel(cone_dims[key]))) for key in sorted(cone_dims))
+        self._key = (type(self), self.P_pattern, self.A_pattern, dims, onto_dual)
+        self._key += (psd_order,)
+        self._hash = hash(self._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return (
+            isinstance(other, AbstractQCPStructure)
+            and self._hash == other._hash
+            and self._key == other._key
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(n={self.n}, m={self.m}, "
+            f"nnz(P)={self.P_pattern.nnz}, nnz(A)={self.A_pattern.nnz})"
+        )
+
+    def P_matrix(self, values: Float[Array, " nnzP"]) -> SparseMatrix:
+        """All of the symmetric `P`, from its stored values."""
+        return SparseMatrix(values[self._P_source.value], self._P_full)
+
+    def A_matrix(self, values: Float[Array, " nnzA"]) -> SparseMatrix:
+        """`A`, from its stored values."""
+        return SparseMatrix(values, self.A_pattern)
+
+    def P_mv(
+        self, values: Float[Array, " nnzP"], x: Float[Array, " n"]
+    ) -> Float[Array, " n"]:
+        """The symmetric part of `P` times `x`, as a function of the stored values."""
+        half = SparseMatrix(values * self._weights(x) / 2, self.P_pattern)
+        return half.mv(x) + half.transpose_mv(x)
+
+    def P_outer(
+        self, w: Float[Array, " n"], x: Float[Array, " n"]
+    ) -> Float[Array, " nnzP"]:
+        """The adjoint of `P_mv` in `values`: `sym(w x')` on the stored entries."""
+        rows, cols = self.P_pattern.rows, self.P_pattern.cols
+        return self._weights(x) * (w[rows] * x[cols] + x[rows] * w[cols]) / 2
+
+    def A_outer(
+        self, u: Float[Array, " m"], x: Float[Array, " n"]
+    ) -> Float[Array, " nnzA"]:
+        """`u x'` on the stored entries of `A`."""
+        return u[self.A_pattern.rows] * x[self.A_pattern.cols]
+
+    def _weights(self, like: Array) -> Float[Array, " nnzP"]:
+        # How many entries of the symmetric matrix a stored entry stands for.
+        return jnp.asarray(self._P_weights.value, like.dtype)
+
+    def values(self, name: str, matrix: Any, pattern: SparsityPattern) -> Array:
+        """The stored values of `matrix`, once it is known to have `pattern`.
+
+        **Raises:** `TypeError` or `ValueError` if its type, shape or, where it is
+        known, its pattern is another.
+        """
+        self._check_format(name, matrix)
+        if matrix.shape != pattern.shape:
+            raise ValueError(
+                f"{name}: expected shape {pattern.shape}, got {matrix.shape}"
+            )
+        if matrix.data.shape != (pattern.nnz,):
+            raise ValueError(
+                f"{name}: expected {pattern.nnz} stored entries, as in the structure, "
+                f"got {matrix.data.shape}"
+            )
+        if not self._is_traced(matrix):
+            rows, cols = self._coordinates(matrix)
+            same = np.array_equal(rows, pattern.rows)
+            if not (same and np.array_equal(cols, pattern.cols)):
+                raise ValueError(
+                    f"{name}: its entries are not where the structure has them, or "
+                    "are in another order"
+                )
+        return matrix.data
+
+    def _read_pattern(self, name: str, matrix: Any) -> SparsityPattern:
+        self._check_format(name, matrix)
+        if matrix.n_batch or matrix.n_dense or len(matrix.shape) != 2:
+            raise ValueError(
+                f"{name}: expected a matrix without batch or dense dimensions, got "
+                f"n_batch={matrix.n_batch}, n_dense={matrix.n_dense}, shape "
+                f"{matrix.shape}; a batch is jax.vmap over the values"
+            )
+        if self._is_traced(matrix):
+            raise ValueError(
+                f"{name}: its sparsity pattern must be known when the structure is "
+                "built; build the structure outside jit and vmap"
+            )
+        rows, cols = self._coordinates(matrix)
+        inside = (rows >= 0) & (rows < matrix.shape[0])
+        inside &= (cols >= 0) & (cols < matrix.shape[1])
+        if not inside.all():
+            raise ValueError(
+                f"{name}: {np.sum(~inside)} stored entries lie outside shape "
+                f"{matrix.shape} (padding?)"
+            )
+        flat = rows.astype(np.int64) * matrix.shape[1] + cols
+        unique, counts = np.unique(flat, return_counts=True)
+        if unique.size != flat.size:
+            row, col = divmod(int(unique[counts > 1][0]), matrix.shape[1])
+            raise ValueError(
+                f"{name}: entry ({row}, {col}) is stored more than once; sum "
+                "duplicates first"
+            )
+        return SparsityPattern(rows, cols, matrix.shape)
+
+    @abc.abstractmethod
+    def _check_format(self, name: str, matrix: Any) -> None:
+        """Raises `TypeError` for another sparse format."""
+
+    @abc.abstractmethod
+    def _is_traced(self, matrix: Any) -> bool:
+        """Whether the indices are unknown."""
+
+    @abc.abstractmethod
+    def _coordinates(self, matrix: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the stored entries."""
+
+    @abc.abstractmethod
+    def _complete(
+        self, stored: SparsityPattern
+    ) -> tuple[SparsityPattern, np.ndarray, np.ndarray]:
+        """The pattern of all of `P`, the stored entry each of its entries comes from,
+        and how many entries each stored one stands for.
+        """
+
+    @abc.abstractmethod
+    def wrap(self, values: Float[Array, " nnz"], pattern: SparsityPattern) -> Any:
+        """A sparse matrix in this structure's format."""
+
+
+@jax.tree_util.register_static
+class QCPStructureCPU(AbstractQCPStructure):
+    """The structure of a [`diffqcp.HostQCP`][]: BCOO, upper triangle of `P`.
+
+    **Arguments:**
+
+    - `P`: BCOO, shape `(n, n)`; entries on or above the diagonal only. Its values do
+        not matter. An LP has no entries at all.
+    - `A`: BCOO, shape `(m, n)`.
+    - `cone_dims`: the cone `K` as an SCS-style dictionary; see
+        [`diffqcp.cones.ProductCone.from_dict`][].
+    - `onto_dual`: False if `cone_dims` describes the dual cone `K*` instead.
+    - `psd_order`: `"lower"` (SCS) or `"upper"` (Clarabel); needed with PSD cones of
+        order 3 or more.
+
+    Entries may be in any order; gradients come back in the same order. Explicit zeros
+    count as entries.
+
+    **Raises:** `TypeError` or `ValueError`, naming the argument, for another format,
+    shapes or cones that do not fit together, duplicate entries, entries outside the
+    shape or below the diagonal of `P`, and patterns that are traced.
+    """
+
+    def _check_format(self, name: str, matrix: Any) -> None:
+        if not isinstance(matrix, BCOO):
+            raise TypeError(f"{name}: expected a BCOO matrix, got {type(matrix)}")
+
+    def _is_traced(self, matrix: BCOO) -> bool:
+        return isinstance(matrix.indices, jax.core.Tracer)
+
+    def _coordinates(self, matrix: BCOO) -> tuple[np.ndarray, np.ndarray]:
+        indices = np.asarray(matrix.indices)
+        return indices[:, 0], indices[:, 1]
+
+    def _complete(
+        self, stored: SparsityPattern
+    ) -> tuple[SparsityPattern, np.ndarray, np.ndarray]:
+        rows, cols = stored.rows, stored.cols
+        below = np.flatnonzero(rows > cols)
+        if below.size:
+            entry = (int(rows[below[0]]), int(cols[below[0]]))
+            raise ValueError(
+                "P: expected its upper triangle only, got an entry below the diagonal "
+                f"at {entry}"
+            )
+        off = np.flatnonzero(rows < cols)
+        full = SparsityPattern(
+            np.concatenate([rows, cols[off]]),
+            np.concatenate([cols, rows[off]]),
+            stored.shape,
+        )
+        source = np.concatenate([np.arange(rows.size), off])
+        return full, source, np.where(rows < cols, 2, 1)
+
+    def wrap(self, values: Float[Array, " nnz"], pattern: SparsityPattern) -> BCOO:
+        """BCOO, with the entries in `pattern`'s order."""
+        indices = jnp.asarray(np.stack([pattern.rows, pattern.cols], axis=1))
+        return BCOO((values, indices), shape=pattern.shape, unique_indices=True)
+
+
+@jax.tree_util.register_static
+class QCPStructureGPU(AbstractQCPStructure):
+    """The structure of a [`diffqcp.DeviceQCP`][]: BCSR, all of `P`.
+
+    **Arguments:**
+
+    - `P`: BCSR, shape `(n, n)`, with both triangles. Its values do not matter. An LP
+        has no entries at all.
+    - `A`: BCSR, shape `(m, n)`.
+    - `cone_dims`: the cone `K` as an SCS-style dictionary; see
+        [`diffqcp.cones.ProductCone.from_dict`][].
+    - `onto_dual`: False if `cone_dims` describes the dual cone `K*` instead.
+    - `psd_order`: `"lower"` (SCS) or `"upper"` (Clarabel); needed with PSD cones of
+        order 3 or more.
+
+    Entries of a row may be in any order. Explicit zeros count as entries.
+
+    **Raises:** `TypeError` or `ValueError`, naming the argument, for another format,
+    shapes or cones that do not fit together, duplicate entries, entries outside the
+    shape, a pattern of `P` that is not symmetric, and patterns that are traced.
+    """
+
+    def _check_format(self, name: str, matrix: Any) -> None:
+        if not isinstance(matrix, BCSR):
+            raise TypeError(f"{name}: expected a BCSR matrix, got {type(matrix)}")
+
+    def _is_traced(self, matrix: BCSR) -> bool:
+        return any(
+            isinstance(part, jax.core.Tracer)
+            for part in (matrix.indices, matrix.indptr)
+        )
+
+    def _coordinates(self, matrix: BCSR) -> tuple[np.ndarray, np.ndarray]:
+        counts = np.diff(np.asarray(matrix.indptr))
+        return np.repeat(np.arange(counts.size), counts), np.asarray(matrix.indices)
+
+    def _complete(
+        self, stored: SparsityPattern
+    ) -> tuple[SparsityPattern, np.ndarray, np.ndarray]:
+        rows, cols = stored.rows.astype(np.int64), stored.cols.astype(np.int64)
+        n = stored.shape[1]
+        missing = np.setdiff1d(rows * n + cols, cols * n + rows)
+        if missing.size:
+            row, col = divmod(int(missing[0]), n)
+            raise ValueError(
+                "P: expected both triangles, but the pattern is not symmetric: "
+                f"({row}, {col}) is stored and ({col}, {row}) is not"
+            )
+        return stored, np.arange(rows.size), np.ones(rows.size)
+
+    def wrap(self, values: Float[Array, " nnz"], pattern: SparsityPattern) -> BCSR:
+        """BCSR, with the entries in `pattern`'s order."""
+        counts = np.bincount(pattern.rows, minlength=pattern.shape[0])
+        indptr = jnp.asarray(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+        return BCSR(
+            (values, jnp.asarray(pattern.cols), indptr),
+            shape=pattern.shape,
+            unique_indices=True,
+        )
