@@ -26,10 +26,10 @@ class LU(AbstractQuasidefiniteSolver[tuple[Array, Array]]):
     max_steps: int = 50
 
     def factorise(
-        self, operator: KKTOperator, diagonal: Float[Array, " n+m"]
+        self, operator: KKTOperator, shift: Float[Array, " n+m"]
     ) -> tuple[Float[Array, "n+m n+m"], Integer[Array, " n+m"]]:
         """By `jax.scipy.linalg.lu_factor`."""
-        return jsl.lu_factor(operator.as_matrix() + jnp.diag(diagonal))
+        return jsl.lu_factor(operator.as_matrix() + jnp.diag(shift))
 
     def solve(
         self,
