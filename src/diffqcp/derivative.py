@@ -4,8 +4,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from ._checks import as_vector
 from ._operators import matrix_from_mv, register_queries
 from .kkt import KKTOperator
 from .structure import AbstractQCPStructure
@@ -37,7 +38,7 @@ class SolutionDerivative(lx.AbstractLinearOperator):
     structure: AbstractQCPStructure = eqx.field(static=True)
     throw: bool = eqx.field(static=True)
 
-    def mv(self, vector: Data) -> Solution:
+    def mv(self, vector: PyTree[ArrayLike]) -> Solution:
         """Jacobian-vector product.
 
         **Arguments:**
@@ -47,15 +48,14 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         **Returns:**
 
         `(dx, dy, ds)` of shapes `(n,)`, `(m,)`, `(m,)`.
-        """
-        dP, dA, dq, db = vector
-        dA_matrix = self.structure.A_matrix(dA)
-        r1 = self.structure.P_mv(dP, self.x) + dA_matrix.transpose_mv(self.y) + dq
-        r2 = db - dA_matrix.mv(self.x)
-        dx, dy = self._solve(-r1, r2)
-        return dx, dy, r2 - self.kkt.A.mv(dx)
 
-    def transpose_mv(self, vector: Solution) -> Data:
+        **Raises:** `TypeError` or `ValueError`, naming the part, for a wrong shape; and
+        if the operator was made with `throw=True`, a `RuntimeError` if the solve fails.
+        """
+        dP, dA, dq, db = self._parts(("dP", "dA", "dq", "db"), vector, self.in_structure())
+        return _forward(self, (dP, dA, dq, db))
+
+    def transpose_mv(self, vector: PyTree[ArrayLike]) -> Data:
         """Vector-Jacobian product.
 
         **Arguments:**
@@ -65,29 +65,28 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         **Returns:**
 
         `(dP, dA, dq, db)`, the cotangents of the stored entries.
+
+        **Raises:** as `mv`.
         """
-        dx, dy, ds = vector
-        w, dual = self._solve(dx - self.kkt.A.transpose_mv(ds), dy)
-        u = ds + dual
-        dP = -self.structure.P_outer(w, self.x)
-        dA = -self.structure.A_outer(self.y, w) - self.structure.A_outer(u, self.x)
-        return dP, dA, -w, u
+        dx, dy, ds = self._parts(("dx", "dy", "ds"), vector, self.out_structure())
+        return _backward(self, (dx, dy, ds))
 
-    def _solve(
-        self, upper: Float[Array, " n"], dual: Float[Array, " m"]
-    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-        """Solves `K [w; t] = [upper; L U'dual]` for `w` and `U L t`."""
-        vector = jnp.concatenate([upper, self.kkt.from_dual(dual)])
-        solution = lx.linear_solve(
-            self.kkt, vector, self.solver, state=self.state, throw=self.throw
-        )
-        solved = solution.result == lx.RESULTS.successful
-        value = jnp.where(solved, solution.value, jnp.nan)
-        return value[: self.kkt.n], self.kkt.to_dual(value[self.kkt.n :])
+    def _parts(
+        self,
+        names: tuple[str, ...],
+        vector: PyTree[ArrayLike],
+        structure: tuple[jax.ShapeDtypeStruct, ...],
+    ) -> list[Array]:
+        if not isinstance(vector, (tuple, list)) or len(vector) != len(names):
+            raise TypeError(f"expected a tuple ({', '.join(names)}), got {vector!r}")
+        return [
+            as_vector(name, part, struct.size, struct.dtype)
+            for name, part, struct in zip(names, vector, structure, strict=True)
+        ]
 
-    def as_matrix(self) -> Float[Array, "n+2m nnzP+nnzA+n+m"]:
+    def as_matrix(self) -> Float[Array, "out in"]:
         """The Jacobian: one solve for each entry of `(x, y, s)`."""
-        return matrix_from_mv(self.transpose()).T
+        return _matrix(self.transpose()).T
 
     def transpose(self) -> "AdjointSolutionDerivative":
         """The operator of vector-Jacobian products."""
@@ -111,13 +110,13 @@ class AdjointSolutionDerivative(lx.AbstractLinearOperator):
 
     derivative: SolutionDerivative
 
-    def mv(self, vector: Solution) -> Data:
+    def mv(self, vector: PyTree[ArrayLike]) -> Data:
         """Vector-Jacobian product; see `SolutionDerivative.transpose_mv`."""
         return self.derivative.transpose_mv(vector)
 
-    def as_matrix(self) -> Float[Array, "nnzP+nnzA+n+m n+2m"]:
+    def as_matrix(self) -> Float[Array, "out in"]:
         """The transposed Jacobian."""
-        return matrix_from_mv(self)
+        return _matrix(self)
 
     def transpose(self) -> SolutionDerivative:
         """The derivative itself."""
@@ -131,6 +130,43 @@ class AdjointSolutionDerivative(lx.AbstractLinearOperator):
         """`(dP, dA, dq, db)`."""
         return self.derivative.in_structure()
 
+
+@eqx.filter_jit
+def _forward(derivative: SolutionDerivative, data: Data) -> Solution:
+    dP, dA, dq, db = data
+    structure, x, y = derivative.structure, derivative.x, derivative.y
+    dA_matrix = structure.A_matrix(dA)
+    r1 = structure.P_mv(dP, x) + dA_matrix.transpose_mv(y) + dq
+    r2 = db - dA_matrix.mv(x)
+    dx, dy = _solve(derivative, -r1, r2)
+    return dx, dy, r2 - derivative.kkt.A.mv(dx)
+
+
+@eqx.filter_jit
+def _backward(derivative: SolutionDerivative, cotangents: Solution) -> Data:
+    dx, dy, ds = cotangents
+    structure, x, y = derivative.structure, derivative.x, derivative.y
+    w, dual = _solve(derivative, dx - derivative.kkt.A.transpose_mv(ds), dy)
+    u = ds + dual
+    dA = -structure.A_outer(y, w) - structure.A_outer(u, x)
+    return -structure.P_outer(w, x), dA, -w, u
+
+
+def _solve(
+    derivative: SolutionDerivative, upper: Float[Array, " n"], dual: Float[Array, " m"]
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    """Solves `K [w; t] = [upper; L U'dual]` for `w` and `U L t`."""
+    kkt = derivative.kkt
+    vector = jnp.concatenate([upper, kkt.from_dual(dual)])
+    solution = lx.linear_solve(
+        kkt, vector, derivative.solver, state=derivative.state, throw=derivative.throw
+    )
+    solved = solution.result == lx.RESULTS.successful
+    value = jnp.where(solved, solution.value, jnp.nan)
+    return value[: kkt.n], kkt.to_dual(value[kkt.n :])
+
+
+_matrix = eqx.filter_jit(matrix_from_mv)
 
 register_queries(SolutionDerivative)
 register_queries(AdjointSolutionDerivative)

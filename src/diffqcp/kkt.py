@@ -49,20 +49,20 @@ class KKTOperator(lx.AbstractLinearOperator):
         rotated = self.jacobian.eigenvectors.transpose_mv(vector)
         return jnp.sqrt(self.jacobian.eigenvalues) * rotated
 
-    def mv(self, vector: Float[Array, " n+m"]) -> Float[Array, " n+m"]:
+    def mv(self, vector: Float[Array, " N"]) -> Float[Array, " N"]:
         """`K @ vector`."""
         x, t = vector[: self.n], vector[self.n :]
         upper = self.P.mv(x) + self.A.transpose_mv(self.to_dual(t))
         lower = self.from_dual(self.A.mv(x)) - (1 - self.jacobian.eigenvalues) * t
         return jnp.concatenate([upper, lower])
 
-    def as_matrix(self) -> Float[Array, "n+m n+m"]:
+    def as_matrix(self) -> Float[Array, "N N"]:
         """`K` as a dense matrix."""
         coupling = jax.vmap(self.from_dual, in_axes=1, out_axes=1)(self.A.as_matrix())
         corner = jnp.diag(self.jacobian.eigenvalues - 1)
         return jnp.block([[self.P.as_matrix(), coupling.T], [coupling, corner]])
 
-    def diagonal(self) -> Float[Array, " n+m"]:
+    def diagonal(self) -> Float[Array, " N"]:
         """The diagonal of `K`."""
         pattern = self.P.pattern
         on = np.flatnonzero(pattern.rows == pattern.cols)

@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, ArrayLike, Float
 
+from ._checks import as_vector
 from .derivative import Data, Solution, SolutionDerivative
 from .kkt import KKTOperator
 from .linear_solve import select_solver
@@ -103,8 +104,8 @@ class AbstractQCP(eqx.Module):
         data = (
             structure.values("dP", dP, structure.P_pattern).astype(dtype),
             structure.values("dA", dA, structure.A_pattern).astype(dtype),
-            _vector("dq", dq, structure.n).astype(dtype),
-            _vector("db", db, structure.m).astype(dtype),
+            as_vector("dq", dq, structure.n, dtype),
+            as_vector("db", db, structure.m, dtype),
         )
         return _jvp(self, data, select_solver(solve_method, solver), throw)
 
@@ -137,9 +138,9 @@ class AbstractQCP(eqx.Module):
         """
         structure, dtype = self.problem_structure, self.x.dtype
         cotangents = (
-            _vector("dx", dx, structure.n).astype(dtype),
-            _vector("dy", dy, structure.m).astype(dtype),
-            _vector("ds", ds, structure.m).astype(dtype),
+            as_vector("dx", dx, structure.n, dtype),
+            as_vector("dy", dy, structure.m, dtype),
+            as_vector("ds", ds, structure.m, dtype),
         )
         solver = select_solver(solve_method, solver)
         dP, dA, dq, db = _vjp(self, cotangents, solver, throw)
@@ -275,13 +276,6 @@ def _expect(name: str, value: Any, expected: type) -> None:
         raise TypeError(f"{name}: expected a {expected.__name__}, got {type(value)}")
 
 
-def _vector(name: str, value: ArrayLike, size: int) -> Float[Array, " size"]:
-    array = jnp.asarray(value)
-    if array.shape != (size,):
-        raise ValueError(f"{name}: expected shape {(size,)}, got {array.shape}")
-    return array
-
-
 def _check_arrays(
     structure: AbstractQCPStructure,
     P: Any,
@@ -295,11 +289,11 @@ def _check_arrays(
     arrays = {
         "P": structure.values("P", P, structure.P_pattern),
         "A": structure.values("A", A, structure.A_pattern),
-        "q": _vector("q", q, structure.n),
-        "b": _vector("b", b, structure.m),
-        "x": _vector("x", x, structure.n),
-        "y": _vector("y", y, structure.m),
-        "s": _vector("s", s, structure.m),
+        "q": as_vector("q", q, structure.n),
+        "b": as_vector("b", b, structure.m),
+        "x": as_vector("x", x, structure.n),
+        "y": as_vector("y", y, structure.m),
+        "s": as_vector("s", s, structure.m),
     }
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(float, *arrays.values())

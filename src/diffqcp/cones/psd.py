@@ -22,7 +22,7 @@ def triangle(size: int, order: PSDOrder) -> tuple[np.ndarray, np.ndarray]:
 
 def pack(
     matrix: Float[Array, "size size"], order: PSDOrder
-) -> Float[Array, " size*(size+1)/2"]:
+) -> Float[Array, " d"]:
     """A symmetric matrix as a vector with the same inner product: its triangle, with
     entries off the diagonal times `sqrt(2)`.
     """

@@ -14,12 +14,12 @@ class SecondOrderEigenvectors(AbstractEigenvectors):
     sends `e1` to `-sign(zh_1) zh` without cancellation.
     """
 
-    direction: Float[Array, " d-1"]
+    direction: Float[Array, " k"]
 
     def _sign(self) -> Float[Array, ""]:
         return jnp.where(self.direction[0] < 0, 1.0, -1.0).astype(self.direction.dtype)
 
-    def _reflect(self, w: Float[Array, " d-1"]) -> Float[Array, " d-1"]:
+    def _reflect(self, w: Float[Array, " k"]) -> Float[Array, " k"]:
         h = (-self._sign() * self.direction).at[0].add(1)
         # norm(h)^2 = 2 (1 + |zh_1|) = 2 h_1, because zh has norm 1.
         return w - (h @ w / h[0]) * h

@@ -20,7 +20,7 @@ class QuasidefiniteState(NamedTuple):
     """
 
     operator: KKTOperator
-    shift: Float[Array, " n+m"]
+    shift: Float[Array, " N"]
     factors: Any
     singular: Bool[Array, ""]
 
@@ -69,14 +69,14 @@ class AbstractQuasidefiniteSolver(
 
     @abc.abstractmethod
     def factorise(
-        self, operator: KKTOperator, shift: Float[Array, " n+m"]
+        self, operator: KKTOperator, shift: Float[Array, " N"]
     ) -> _Factors:
         """Factorises `K + diag(shift)`."""
 
     @abc.abstractmethod
     def solve(
-        self, factors: _Factors, vector: Float[Array, " n+m"]
-    ) -> Float[Array, " n+m"]:
+        self, factors: _Factors, vector: Float[Array, " N"]
+    ) -> Float[Array, " N"]:
         """Solves with the factors."""
 
     def init(
@@ -97,7 +97,7 @@ class AbstractQuasidefiniteSolver(
         singular = jnp.linalg.norm(left) > 0.01
         return QuasidefiniteState(operator, shift, factors, singular)
 
-    def _shift(self, operator: KKTOperator) -> Float[Array, " n+m"]:
+    def _shift(self, operator: KKTOperator) -> Float[Array, " N"]:
         P, A = operator.P.values, operator.A.values
         eps = jnp.finfo(P.dtype).eps
         # A solve leaves a relative eps / regularisation of rounding errors in null(K), and
@@ -114,9 +114,9 @@ class AbstractQuasidefiniteSolver(
     def compute(
         self,
         state: QuasidefiniteState,
-        vector: Float[Array, " n+m"],
+        vector: Float[Array, " N"],
         options: dict[str, Any],
-    ) -> tuple[Float[Array, " n+m"], lx.RESULTS, dict[str, Any]]:
+    ) -> tuple[Float[Array, " N"], lx.RESULTS, dict[str, Any]]:
         """Refines until the estimated relative error is below `tol`."""
         del options
         eps = float(jnp.finfo(vector.dtype).eps)
@@ -136,10 +136,10 @@ class AbstractQuasidefiniteSolver(
     def _refine(
         self,
         state: QuasidefiniteState,
-        vector: Float[Array, " n+m"],
-        scale: Float[Array, " n+m"],
+        vector: Float[Array, " N"],
+        scale: Float[Array, " N"],
         tol: float,
-    ) -> tuple[Float[Array, " n+m"], Float[Array, ""], Integer[Array, ""]]:
+    ) -> tuple[Float[Array, " N"], Float[Array, ""], Integer[Array, ""]]:
         """Iteration (1): the solution, its estimated relative error, and the steps.
 
         The steps decrease geometrically, which tells the error, until they are at the
@@ -170,10 +170,10 @@ class AbstractQuasidefiniteSolver(
     def _null_part(
         self,
         state: QuasidefiniteState,
-        vector: Float[Array, " n+m"],
-        scale: Float[Array, " n+m"],
+        vector: Float[Array, " N"],
+        scale: Float[Array, " N"],
         tol: float,
-    ) -> Float[Array, " n+m"]:
+    ) -> Float[Array, " N"]:
         """The limit of iteration (2), or zero where `K` is regular."""
         size = jnp.linalg.norm(scale * vector)
 

@@ -32,8 +32,8 @@ class AutoSolver(lx.AbstractLinearSolver[Any]):
         return self.choice(operator).init(operator, options)
 
     def compute(
-        self, state: Any, vector: Float[Array, " n+m"], options: dict[str, Any]
-    ) -> tuple[Float[Array, " n+m"], lx.RESULTS, dict[str, Any]]:
+        self, state: Any, vector: Float[Array, " N"], options: dict[str, Any]
+    ) -> tuple[Float[Array, " N"], lx.RESULTS, dict[str, Any]]:
         """As the chosen solver."""
         return self._choose(vector.size).compute(state, vector, options)
 

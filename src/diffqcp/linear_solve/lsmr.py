@@ -34,9 +34,9 @@ class LSMR(lx.AbstractLinearSolver[lx.AbstractLinearOperator]):
     def compute(
         self,
         state: lx.AbstractLinearOperator,
-        vector: Float[Array, " n+m"],
+        vector: Float[Array, " N"],
         options: dict[str, Any],
-    ) -> tuple[Float[Array, " n+m"], lx.RESULTS, dict[str, Any]]:
+    ) -> tuple[Float[Array, " N"], lx.RESULTS, dict[str, Any]]:
         """Runs `lineax.LSMR`."""
         eps = float(jnp.finfo(vector.dtype).eps)
         solver = lx.LSMR(

@@ -26,15 +26,15 @@ class LU(AbstractQuasidefiniteSolver[tuple[Array, Array]]):
     max_steps: int = 50
 
     def factorise(
-        self, operator: KKTOperator, shift: Float[Array, " n+m"]
-    ) -> tuple[Float[Array, "n+m n+m"], Integer[Array, " n+m"]]:
+        self, operator: KKTOperator, shift: Float[Array, " N"]
+    ) -> tuple[Float[Array, "N N"], Integer[Array, " N"]]:
         """By `jax.scipy.linalg.lu_factor`."""
         return jsl.lu_factor(operator.as_matrix() + jnp.diag(shift))
 
     def solve(
         self,
-        factors: tuple[Float[Array, "n+m n+m"], Integer[Array, " n+m"]],
-        vector: Float[Array, " n+m"],
-    ) -> Float[Array, " n+m"]:
+        factors: tuple[Float[Array, "N N"], Integer[Array, " N"]],
+        vector: Float[Array, " N"],
+    ) -> Float[Array, " N"]:
         """By `jax.scipy.linalg.lu_solve`."""
         return jsl.lu_solve(factors, vector)

@@ -1,0 +1,160 @@
+"""From a solved CVXPY problem to a QCP. Needs the extra `cvxpy`."""
+
+import warnings
+from typing import Any, NamedTuple
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+from jax.experimental.sparse import BCOO, BCSR
+
+from ..cones.psd import PSDOrder
+from ..qcp import DeviceQCP, HostQCP
+from ..structure import QCPStructureCPU, QCPStructureGPU
+
+
+def host_qcp(problem: cp.Problem) -> HostQCP:
+    """A [`diffqcp.HostQCP`][] from a problem that CVXPY has solved.
+
+    Takes the conic form that CVXPY gave to the solver, quadratic objective included,
+    and the solution that the solver found. Nothing is solved again.
+
+    **Arguments:**
+
+    - `problem`: a `cvxpy.Problem` after `problem.solve(solver=cp.CLARABEL)` or
+        `cp.SCS`.
+
+    **Returns:**
+
+    The QCP in CVXPY's conic form: its variables include those that CVXPY introduced,
+    and `vjp` and `jvp` refer to that form. The dtype is JAX's default, so float32
+    unless `jax_enable_x64` is set.
+
+    **Raises:** `TypeError` if `problem` is not a CVXPY problem. `ValueError` if it is
+    not solved, has no solution, was solved by another solver, is mixed-integer, uses a
+    cone that diffqcp does not know, or if its parameters have changed since the solve.
+    Warns if the solver calls its solution inaccurate.
+    """
+    form = _conic_form(problem)
+    P, A = BCOO.from_scipy_sparse(sp.triu(form.P)), BCOO.from_scipy_sparse(form.A)
+    structure = QCPStructureCPU(P, A, form.cone_dims, psd_order=form.psd_order)
+    return HostQCP(P, A, form.q, form.b, form.x, form.y, form.s, structure)
+
+
+def device_qcp(problem: cp.Problem) -> DeviceQCP:
+    """A [`diffqcp.DeviceQCP`][] from a problem that CVXPY has solved.
+
+    Otherwise as [`diffqcp.integrations.cvxpy.host_qcp`][], with the same errors.
+    """
+    form = _conic_form(problem)
+    P = BCSR.from_scipy_sparse(sp.csr_array(form.P))
+    A = BCSR.from_scipy_sparse(sp.csr_array(form.A))
+    structure = QCPStructureGPU(P, A, form.cone_dims, psd_order=form.psd_order)
+    return DeviceQCP(P, A, form.q, form.b, form.x, form.y, form.s, structure)
+
+
+class _ConicForm(NamedTuple):
+    P: Any
+    A: Any
+    q: np.ndarray
+    b: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    s: np.ndarray
+    cone_dims: dict[str, Any]
+    psd_order: PSDOrder
+
+
+_PSD_ORDERS: dict[str, PSDOrder] = {"CLARABEL": "upper", "SCS": "lower"}
+
+
+def _conic_form(problem: cp.Problem) -> _ConicForm:
+    solver = _check_solved(problem)
+    # Before the data are asked for: a change of settings would drop the solver's cache.
+    x, y, s = _solution(problem, solver)
+    data = _solver_data(problem, solver)
+    q, b, A = np.asarray(data["c"]), np.asarray(data["b"]), sp.csc_array(data["A"])
+    P = sp.csc_array(data.get("P", sp.csc_array((q.size, q.size))))
+    _check_fit(P, A, q, b, x, y, s)
+    dims = _cone_dims(data["dims"])
+    return _ConicForm(P, A, q, b, x, y, s, dims, _PSD_ORDERS[solver])
+
+
+def _check_solved(problem: cp.Problem) -> str:
+    if not isinstance(problem, cp.Problem):
+        raise TypeError(f"problem: expected a cvxpy.Problem, got {type(problem)}")
+    if problem.is_mixed_integer():
+        raise ValueError("problem: it has integer variables, so no derivative")
+    if problem.status is None:
+        raise ValueError("problem: not solved yet; call problem.solve() first")
+    if problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
+        raise ValueError(f"problem: has no solution, its status is {problem.status!r}")
+    solver = problem.solver_stats.solver_name
+    if solver not in _PSD_ORDERS:
+        raise ValueError(
+            f"problem: expected a solution by one of {sorted(_PSD_ORDERS)}, got one by "
+            f"{solver}; solve with problem.solve(solver=cp.CLARABEL)"
+        )
+    if problem.status == cp.OPTIMAL_INACCURATE:
+        warnings.warn(
+            f"problem: {solver} calls its solution inaccurate, and so is the derivative",
+            stacklevel=4,
+        )
+    return solver
+
+
+def _solution(
+    problem: cp.Problem, solver: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if solver == "SCS":
+        found = problem.solver_stats.extra_stats
+        return found["x"], found["y"], found["s"]
+    # CVXPY keeps the Clarabel object, but not what it returned.
+    found = problem._solver_cache[solver].get_solution()
+    return np.array(found.x), np.array(found.z), np.array(found.s)
+
+
+def _solver_data(problem: cp.Problem, solver: str) -> dict[str, Any]:
+    # CVXPY's cache of the canonical form serves only the settings of the solve itself.
+    key = problem._cache.key
+    asked, gp, ignore_dpp, use_quad_obj = key if key else (solver, False, False, None)
+    options = None if use_quad_obj is None else {"use_quad_obj": use_quad_obj}
+    data, _, _ = problem.get_problem_data(
+        asked, gp=gp, ignore_dpp=ignore_dpp, solver_opts=options
+    )
+    return data
+
+
+def _check_fit(P, A, q, b, x, y, s) -> None:
+    """The residuals of any solution a solver accepts are far below a thousandth."""
+    shapes_fit = A.shape == (s.size, x.size) and P.shape[0] == x.size
+    if shapes_fit:
+        Ax, Aty, Px = A @ x, A.T @ y, P @ x
+        primal = _norm(Ax + s - b) / (1 + max(map(_norm, (Ax, s, b))))
+        dual = _norm(Px + Aty + q) / (1 + max(map(_norm, (Px, Aty, q))))
+        if max(primal, dual) < 1e-3:
+            return
+    raise ValueError(
+        "problem: its data do not fit the solution; were parameters changed, or was "
+        "it canonicalised otherwise, after the solve?"
+    )
+
+
+def _norm(vector: np.ndarray) -> float:
+    return float(np.max(np.abs(vector), initial=0))
+
+
+def _cone_dims(dims: Any) -> dict[str, Any]:
+    if getattr(dims, "pnd", []):
+        raise ValueError(
+            "problem: power cones of more than three dimensions are not supported; "
+            "solve with cp.SCS, for which CVXPY splits them"
+        )
+    return {
+        "z": dims.zero,
+        "l": dims.nonneg,
+        "q": dims.soc,
+        "s": dims.psd,
+        "ep": dims.exp,
+        "p": dims.p3d,
+    }

@@ -1,0 +1,12 @@
+import jax
+from jaxtyping import install_import_hook
+
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Checks every annotation of the package at run time.
+with install_import_hook("diffqcp", "beartype.beartype"):
+    import diffqcp  # noqa: F401
+    import diffqcp.integrations.cvxpy

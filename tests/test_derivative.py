@@ -1,0 +1,86 @@
+"""The derivative of each cone's problems against finite differences, both directions."""
+
+import numpy as np
+import pytest
+
+from .helpers import FAMILIES, device, device_data, host, host_data, inner, worst
+from .reference import differences, random_direction, random_problem
+
+
+TOLERANCES = {"jax-lu": 1e-8, "jax-lsmr": 1e-7}
+FORMS = {"host": (host, host_data), "device": (device, device_data)}
+ORDERS = {"psd": "upper"}
+
+
+def only(direction, name):
+    """The perturbation of one part of the data alone."""
+    zeros = {part: 0 * getattr(direction, part) for part in "PAqb" if part != name}
+    return direction._replace(**zeros)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    order = ORDERS.get(request.param, "lower")
+    problem, solution = random_problem(FAMILIES[request.param], 1, order=order)
+    direction = random_direction(problem, 2)
+    truth = {
+        name: differences(problem, solution, only(direction, name)) for name in "PAqb"
+    }
+    return problem, solution, direction, truth
+
+
+@pytest.mark.parametrize("method", TOLERANCES)
+@pytest.mark.parametrize("form", FORMS)
+def test_jvp_and_vjp(family, form, method):
+    problem, solution, direction, truth = family
+    make, data = FORMS[form]
+    qcp = make(problem, solution)
+    rng = np.random.default_rng(3)
+    cotangents = [rng.normal(size=part.size) for part in solution]
+    gradient = qcp.vjp(*cotangents, solve_method=method)
+    for name, expected in truth.items():
+        perturbation = data(problem, only(direction, name))
+        tangents = qcp.jvp(*perturbation, solve_method=method)
+        assert worst(tangents, expected) < TOLERANCES[method], name
+        # The vjp against the same truth, by its action on the perturbation.
+        forward, backward = inner(cotangents, expected), inner(gradient, perturbation)
+        size = np.linalg.norm(np.concatenate(expected))
+        assert abs(forward - backward) < TOLERANCES[method] * size, name
+        # The adjoint identity.
+        assert abs(inner(cotangents, tangents) - backward) < 1e-10 * size, name
+
+
+def test_device_agrees_with_host(family):
+    problem, solution, _, _ = family
+    rng = np.random.default_rng(3)
+    cotangents = [rng.normal(size=part.size) for part in solution]
+    dP, dA, dq, db = host(problem, solution).vjp(*cotangents)
+    full_dP, full_dA, full_dq, full_db = device(problem, solution).vjp(*cotangents)
+    np.testing.assert_allclose(full_dA.todense(), dA.todense(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(full_dq, dq, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(full_db, db, rtol=0, atol=1e-12)
+    # A stored entry of HostQCP's P stands for two of DeviceQCP's.
+    symmetric = np.asarray(full_dP.todense())
+    np.testing.assert_allclose(symmetric, symmetric.T, rtol=0, atol=1e-14)
+    upper = np.triu(symmetric) + np.triu(symmetric.T, 1)
+    np.testing.assert_allclose(dP.todense(), upper, rtol=0, atol=1e-12)
+
+
+def test_operator(family):
+    problem, solution, direction, _ = family
+    qcp = host(problem, solution)
+    derivative = qcp.derivative("jax-lu")
+    dP, dA, dq, db = host_data(problem, direction)
+    data = (dP.data, dA.data, dq, db)
+    matrix = np.asarray(derivative.as_matrix())
+    product = matrix @ np.concatenate(data)
+    tangents = derivative.mv(data)
+    np.testing.assert_allclose(np.concatenate(tangents), product, rtol=0, atol=1e-9)
+    for got, expected in zip(qcp.jvp(dP, dA, dq, db, "jax-lu"), tangents, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(
+        derivative.T.as_matrix(), matrix.T, rtol=0, atol=1e-10 * np.abs(matrix).max()
+    )
+    assert derivative.T.T is derivative
+    assert derivative.in_size() == derivative.T.out_size() == matrix.shape[1]
+    assert derivative.out_size() == derivative.T.in_size() == matrix.shape[0]
