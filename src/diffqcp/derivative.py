@@ -159,12 +159,22 @@ def _solve(
     kkt = derivative.kkt
     vector = jnp.concatenate([upper, kkt.from_dual(dual)])
     solution = lx.linear_solve(
-        kkt, vector, derivative.solver, state=derivative.state, throw=derivative.throw
+        kkt, vector, derivative.solver, state=derivative.state, throw=False
     )
     solved = solution.result == lx.RESULTS.successful
     value = jnp.where(solved, solution.value, jnp.nan)
+    if derivative.throw:
+        value = eqx.error_if(value, ~solved, _NOT_SOLVED)
     return value[: kkt.n], kkt.to_dual(value[kkt.n :])
 
+
+_NOT_SOLVED = (
+    "diffqcp: the linear system behind the derivative was not solved. Either the data, "
+    "the solution or the perturbation are not finite, or the system is so nearly "
+    "singular that the solver did not reach its tolerance: diffqcp.LU("
+    "regularisation=1e-11) resolves smaller eigenvalues, diffqcp.LSMR(max_steps=...) "
+    "takes more steps. With throw=False the result is NaN instead"
+)
 
 _matrix = eqx.filter_jit(matrix_from_mv)
 

@@ -8,12 +8,13 @@ gives, with `r1 = sym(dP) x + dA'y + dq` and `r2 = db - dA x`,
 
     P dx + A'dy = -r1,   ds = r2 - A dx,   dy = D dv,   ds = (D - I) dv.
 
-With `L = sqrt(lam)` and `dy = U L t` this is the symmetric quasi-definite system
+With `L = sqrt(lam)` and `dy = U L t` this is the symmetric system
 
     K [dx; t] = [-r1; L U'r2],     K = [[P, A'U L], [L U'A, -(I - lam)]].
 
-Its lower right block is diagonal, and a row with `lam = 0` (an inactive constraint)
-decouples. The transposed map has the same matrix.
+The upper left block is positive semidefinite. The lower right one is diagonal and
+negative semidefinite, and a row with `lam = 0` (an inactive constraint) decouples. The
+transposed map has the same matrix.
 """
 
 import jax
@@ -28,7 +29,14 @@ from .sparsity import SparseMatrix
 
 
 class KKTOperator(lx.AbstractLinearOperator):
-    """The symmetric matrix `K` of order `n + m`, matrix-free."""
+    """The symmetric matrix `K` of order `n + m`, matrix-free.
+
+    **Arguments:**
+
+    - `P`, `A`: all of the objective matrix, `(n, n)`, and the constraint matrix,
+        `(m, n)`.
+    - `jacobian`: the derivative `D` of the projection onto `K*` at `y - s`.
+    """
 
     P: SparseMatrix
     A: SparseMatrix

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.experimental.sparse import BCOO, BCSR
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from ._checks import as_vector
 from .derivative import Data, Solution, SolutionDerivative
@@ -58,14 +58,15 @@ class AbstractQCP(eqx.Module):
 
         - `solve_method`: how to solve the linear system: `"auto"`, `"jax-lu"` (dense)
             or `"jax-lsmr"` (matrix-free).
-        - `solver`: any lineax solver, to use instead of a named one.
+        - `solver`: any lineax solver for symmetric indefinite systems, to use instead of
+            a named one. It must take singular ones if there may be any.
         - `throw`: whether a failed solve raises. If False, its result is NaN.
 
         **Returns:**
 
         A [`diffqcp.SolutionDerivative`][]. Where the solution map is not differentiable
-        (constraints that are redundant, a solution that is not unique) it is the
-        least-squares derivative of least norm.
+        (constraints that are redundant, a solution that is not unique) it is built on
+        the least-squares solution of least norm of the linear system.
 
         **Raises:** `ValueError` for an unknown `solve_method`, `TypeError` if `solver`
         is not a lineax solver.
@@ -76,8 +77,8 @@ class AbstractQCP(eqx.Module):
         self,
         dP: BCOO | BCSR,
         dA: BCOO | BCSR,
-        dq: Float[ArrayLike, " n"],
-        db: Float[ArrayLike, " m"],
+        dq: Real[ArrayLike, " n"],
+        db: Real[ArrayLike, " m"],
         solve_method: str = "auto",
         *,
         solver: lx.AbstractLinearSolver | None = None,
@@ -111,9 +112,9 @@ class AbstractQCP(eqx.Module):
 
     def vjp(
         self,
-        dx: Float[ArrayLike, " n"],
-        dy: Float[ArrayLike, " m"],
-        ds: Float[ArrayLike, " m"],
+        dx: Real[ArrayLike, " n"],
+        dy: Real[ArrayLike, " m"],
+        ds: Real[ArrayLike, " m"],
         solve_method: str = "auto",
         *,
         solver: lx.AbstractLinearSolver | None = None,
@@ -149,7 +150,7 @@ class AbstractQCP(eqx.Module):
 
 
 class HostQCP(AbstractQCP):
-    """A solved QCP on the CPU: BCOO matrices, the upper triangle of `P`.
+    """A solved QCP in the formats of CPU solvers: BCOO, the upper triangle of `P`.
 
     Gradients are with respect to the stored entries, so one off the diagonal of `P`
     stands for both of its symmetric positions.
@@ -168,11 +169,11 @@ class HostQCP(AbstractQCP):
         self,
         P: Float[BCOO, "n n"],
         A: Float[BCOO, "m n"],
-        q: Float[ArrayLike, " n"],
-        b: Float[ArrayLike, " m"],
-        x: Float[ArrayLike, " n"],
-        y: Float[ArrayLike, " m"],
-        s: Float[ArrayLike, " m"],
+        q: Real[ArrayLike, " n"],
+        b: Real[ArrayLike, " m"],
+        x: Real[ArrayLike, " n"],
+        y: Real[ArrayLike, " m"],
+        s: Real[ArrayLike, " m"],
         problem_structure: QCPStructureCPU,
     ):
         """**Arguments:**
@@ -197,7 +198,7 @@ class HostQCP(AbstractQCP):
 
 
 class DeviceQCP(AbstractQCP):
-    """A solved QCP on an accelerator: BCSR matrices, all of `P`.
+    """A solved QCP in the formats of GPU solvers: BCSR, all of `P`.
 
     Gradients are with respect to the stored entries; that of `P` is symmetric.
     """
@@ -215,11 +216,11 @@ class DeviceQCP(AbstractQCP):
         self,
         P: Float[BCSR, "n n"],
         A: Float[BCSR, "m n"],
-        q: Float[ArrayLike, " n"],
-        b: Float[ArrayLike, " m"],
-        x: Float[ArrayLike, " n"],
-        y: Float[ArrayLike, " m"],
-        s: Float[ArrayLike, " m"],
+        q: Real[ArrayLike, " n"],
+        b: Real[ArrayLike, " m"],
+        x: Real[ArrayLike, " n"],
+        y: Real[ArrayLike, " m"],
+        s: Real[ArrayLike, " m"],
         problem_structure: QCPStructureGPU,
     ):
         """**Arguments:**
@@ -248,10 +249,15 @@ def _factorise(
     qcp: AbstractQCP, solver: lx.AbstractLinearSolver, throw: bool
 ) -> SolutionDerivative:
     structure = qcp.problem_structure
+    # Comparisons hide a NaN, as in an item of a batch whose solve has failed: then all
+    # of its derivative is to be NaN.
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(qcp)]
+    poison = jnp.where(jnp.all(jnp.stack(finite)), 0, jnp.nan).astype(qcp.x.dtype)
+    jacobian = structure.dual_cone.jacobian(qcp.y - qcp.s)
     kkt = KKTOperator(
         structure.P_matrix(qcp.P_values),
         structure.A_matrix(qcp.A_values),
-        structure.dual_cone.jacobian(qcp.y - qcp.s),
+        jacobian.map(lambda eigenvalues: eigenvalues + poison),
     )
     state = solver.init(kkt, {})
     return SolutionDerivative(kkt, qcp.x, qcp.y, solver, state, structure, throw)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from ._static import StaticArray
 from .cones import ProductCone
+from .cones.product import parse_dims
 from .cones.psd import PSDOrder
 from .sparsity import SparseMatrix, SparsityPattern
 
@@ -21,6 +22,12 @@ class AbstractQCPStructure(abc.ABC):
 
     Hashable and compared by value: it is a static part of every QCP, and one compiled
     program serves all QCPs with equal structures.
+
+    **Attributes:**
+
+    - `n`, `m`: the numbers of variables and of constraint rows.
+    - `P_pattern`, `A_pattern`: where the stored entries of `P` and `A` are.
+    - `dual_cone`: the product cone `K*`.
     """
 
     n: int
@@ -58,9 +65,10 @@ class AbstractQCPStructure(abc.ABC):
         self.dual_cone = cone.dual() if onto_dual else cone
         self._P_full, source, weights = self._complete(self.P_pattern)
         self._P_source, self._P_weights = StaticArray(source), StaticArray(weights)
-        dims = tuple((key, tuple(np.ravel(cone_dims[key]))) for key in sorted(cone_dims))
-        self._key = (type(self), self.P_pattern, self.A_pattern, dims, onto_dual)
-        self._key += (psd_order,)
+        sizes = parse_dims(cone_dims, psd_order)
+        dims = tuple((key, tuple(np.ravel(sizes[key]))) for key in sorted(sizes))
+        order = psd_order if max(sizes["s"], default=0) >= 3 else None
+        self._key = (type(self), self.P_pattern, self.A_pattern, dims, order, onto_dual)
         self._hash = hash(self._key)
 
     def __hash__(self) -> int:

@@ -154,7 +154,7 @@ class ProductCone(AbstractCone):
         **Raises:** `ValueError` or `TypeError` for an unknown key, a negative or
         fractional size, an exponent out of range, a missing or unknown `psd_order`.
         """
-        sizes = _parse(dims, psd_order)
+        sizes = parse_dims(dims, psd_order)
         cones: dict[Any, list[AbstractCone]] = {}
         rows: dict[Any, list[np.ndarray]] = {}
         start = 0
@@ -251,7 +251,7 @@ _COUNTS = ("z", "l", "ep", "ed")
 _LISTS = ("q", "s", "p")
 
 
-def _parse(dims: Mapping[str, Any], psd_order: PSDOrder | None) -> dict[str, Any]:
+def parse_dims(dims: Mapping[str, Any], psd_order: PSDOrder | None) -> dict[str, Any]:
     """Checks an SCS-style dictionary and fills in what it leaves out."""
     unknown = sorted(set(dims) - {*_COUNTS, *_LISTS}, key=str)
     if unknown:

@@ -97,7 +97,7 @@ class PSDCone(AbstractCone):
     def project(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """Negative eigenvalues replaced by zero."""
         values, basis = jnp.linalg.eigh(unpack(v, self.size, self.order))
-        kept = basis * jnp.maximum(values, 0)
+        kept = basis * jnp.maximum(values, 0)[None, :]
         return pack(jnp.matmul(kept, basis.T, precision="highest"), self.order)
 
     def jacobian(self, v: Float[Array, " d"]) -> ConeJacobian:

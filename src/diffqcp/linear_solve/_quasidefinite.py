@@ -6,7 +6,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
 import lineax as lx
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, DTypeLike, Float, Integer
 
 from ..kkt import KKTOperator
 
@@ -41,11 +41,10 @@ class AbstractQuasidefiniteSolver(
 
     is the proximal point method for `J K z = J r`, and converges whenever `r` lies in
     the range of `K`: the components of an eigenvalue `sigma` of `J K` at the rate
-    `|e / (e + sigma)|`, at once if `K` is regular. As `null(K)` is the sum of a part in
+    `|e / (e + sigma)|`, in a few steps if `K` is regular. As `null(K)` is the sum of a part in
     `x` and a part in `t`, `M` maps it and its complement to themselves, so nothing
     enters `z` from it: the limit is `K^+ r`. The shifts of the two blocks may differ
-    for the same reason, which makes them independent of the units of the objective and
-    the constraints.
+    for the same reason, and follow the sizes of `P` and `A`.
 
     If `r` has a part in `null(K)`, (1) drifts off along it, and even if not, the
     rounding errors of a solve do, a relative `eps / e`. That part of any vector is the
@@ -97,19 +96,29 @@ class AbstractQuasidefiniteSolver(
         singular = jnp.linalg.norm(left) > 0.01
         return QuasidefiniteState(operator, shift, factors, singular)
 
+    def _relative_shift(self, dtype: DTypeLike) -> float:
+        # A solve leaves a relative eps / shift of rounding errors in null(K), and
+        # eigenvalues below the shift are not resolved: the square root balances.
+        root = float(jnp.finfo(dtype).eps) ** 0.5
+        return root if self.regularisation is None else self.regularisation
+
     def _shift(self, operator: KKTOperator) -> Float[Array, " N"]:
+        """Of the size of `P` and of `A`; less where the other one is much larger, since
+        `A`'s rows see `A P^-1 A'`, and `P` may be all there is in the null space of `A`.
+        """
         P, A = operator.P.values, operator.A.values
-        eps = jnp.finfo(P.dtype).eps
-        # A solve leaves a relative eps / regularisation of rounding errors in null(K), and
-        # eigenvalues below regularisation are not resolved: the square root balances.
-        relative = eps**0.5 if self.regularisation is None else self.regularisation
         size_P = jnp.max(jnp.abs(P), initial=0)
         size_A = jnp.max(jnp.abs(A), initial=0)
-        size_A = jnp.where(size_A > 0, size_A, 1)
+        size_P, size_A = (
+            jnp.where(size_P > 0, size_P, jnp.where(size_A > 0, size_A, 1)),
+            jnp.where(size_A > 0, size_A, jnp.where(size_P > 0, size_P, 1)),
+        )
+        ratio = jnp.clip(size_P / size_A, 1e-10, 1e10)
+        upper = size_A * jnp.where(ratio > 1, ratio, jnp.sqrt(ratio))
+        lower = size_A * jnp.where(ratio > 1, 1 / jnp.sqrt(ratio), 1)
         m = operator.jacobian.eigenvalues.size
-        upper = jnp.full(operator.n, jnp.maximum(size_P, size_A))
-        blocks = [upper, jnp.full(m, -size_A)]
-        return (relative * jnp.concatenate(blocks)).astype(P.dtype)
+        blocks = [jnp.full(operator.n, upper), jnp.full(m, -lower)]
+        return self._relative_shift(P.dtype) * jnp.concatenate(blocks)
 
     def compute(
         self,
@@ -122,8 +131,7 @@ class AbstractQuasidefiniteSolver(
         eps = float(jnp.finfo(vector.dtype).eps)
         tol = 4 * eps if self.tol is None else self.tol
         scale = jnp.sqrt(jnp.abs(state.shift))  # puts both blocks in the same units
-        consistent = vector - self._null_part(state, vector, 1 / scale, tol)
-        z, error, steps = self._refine(state, consistent, scale, tol)
+        z, error, steps = self._refine(state, vector, scale, tol)
         # A solution with NaN is left to lineax, which knows whether the input was finite.
         result = lx.RESULTS.where(
             error > max(tol, eps**0.5),
@@ -146,16 +154,23 @@ class AbstractQuasidefiniteSolver(
         level of rounding errors.
         """
 
+        # A solution smaller than this is zero up to rounding errors.
+        eps = float(jnp.finfo(vector.dtype).eps)
+        floor = self._relative_shift(vector.dtype) * eps**0.5
+        smallest = floor * jnp.linalg.norm(vector / scale)
+        consistent = self._range_part(state, vector, 1 / scale, tol)
+
         def unfinished(carry):
             _, _, ratio, error, count = carry
             return (error > tol) & (ratio < 1) & (count < self.max_steps)
 
         def body(carry):
             z, last, _, _, count = carry
-            correction = self.solve(state.factors, vector - state.operator.mv(z))
-            correction -= self._null_part(state, correction, scale, tol)
+            correction = self.solve(state.factors, consistent - state.operator.mv(z))
+            correction = self._range_part(state, correction, scale, tol)
             z = z + correction
-            step, size = jnp.linalg.norm(scale * correction), jnp.linalg.norm(scale * z)
+            step = jnp.linalg.norm(scale * correction)
+            size = jnp.maximum(jnp.linalg.norm(scale * z), smallest)
             ratio = step / last  # zero in the first step
             step_error = step / jnp.where(size > 0, size, 1)
             first = count == 0
@@ -167,28 +182,34 @@ class AbstractQuasidefiniteSolver(
         z, _, _, error, count = lax.while_loop(unfinished, body, start)
         return z, error, count
 
-    def _null_part(
+    def _range_part(
         self,
         state: QuasidefiniteState,
         vector: Float[Array, " N"],
         scale: Float[Array, " N"],
         tol: float,
     ) -> Float[Array, " N"]:
-        """The limit of iteration (2), or zero where `K` is regular."""
-        size = jnp.linalg.norm(scale * vector)
+        """`vector` less its part in `null(K)`, the limit of iteration (2).
+
+        That limit has a relative error of `eps / e`, so it is taken twice, as in
+        Gram-Schmidt. Where `K` is regular nothing is done.
+        """
 
         def unfinished(carry):
-            _, change, count = carry
+            _, change, size, count = carry
             return state.singular & (change > tol * size) & (count < self.max_steps)
 
         def body(carry):
-            part, _, count = carry
+            part, _, size, count = carry
             new = state.shift * self.solve(state.factors, part)
-            return new, jnp.linalg.norm(scale * (new - part)), count + 1
+            return new, jnp.linalg.norm(scale * (new - part)), size, count + 1
 
         infinite = jnp.asarray(jnp.inf, vector.dtype)
-        start = jnp.where(state.singular, vector, 0)
-        return lax.while_loop(unfinished, body, (start, infinite, 0))[0]
+        for _ in range(2):
+            start = (vector, infinite, jnp.linalg.norm(scale * vector), 0)
+            null_part = lax.while_loop(unfinished, body, start)[0]
+            vector = jnp.where(state.singular, vector - null_part, vector)
+        return vector
 
     def transpose(
         self, state: QuasidefiniteState, options: dict[str, Any]

@@ -1,5 +1,7 @@
 from typing import Any
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
@@ -45,7 +47,13 @@ class LSMR(lx.AbstractLinearSolver[lx.AbstractLinearOperator]):
             max_steps=100 * state.in_size() if self.max_steps is None else self.max_steps,
             conlim=1 / eps,
         )
-        return solver.compute(state, vector, options)
+        # lineax's LSMR does not take float32 where JAX's default is float64.
+        wide = jnp.result_type(float)
+        operator = jax.tree.map(
+            lambda leaf: leaf.astype(wide) if eqx.is_inexact_array(leaf) else leaf, state
+        )
+        solution, result, stats = solver.compute(operator, vector.astype(wide), options)
+        return solution.astype(vector.dtype), result, stats
 
     def transpose(
         self, state: lx.AbstractLinearOperator, options: dict[str, Any]

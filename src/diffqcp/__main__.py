@@ -1,0 +1,43 @@
+"""`python -m diffqcp`: the demo, see `diffqcp._demo`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+_DEMO_EXTRA = ("matplotlib", "rich", "sklearn")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the demo.
+
+    **Arguments:**
+
+    - `arguments`: the command line after the program's name; `sys.argv` if None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m diffqcp",
+        description="Choose the hyperparameters of a regression by gradient descent "
+        "through its solution, with diffqcp.",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("diffqcp-demo.png"), help="the plot (PNG)"
+    )
+    parser.add_argument("--steps", type=int, default=30, help="the most descent steps")
+    options = parser.parse_args(arguments)
+    if options.steps < 1:
+        parser.error(f"--steps: expected at least 1, got {options.steps}")
+    if not options.output.absolute().parent.is_dir():
+        parser.error(f"--output: there is no folder {options.output.absolute().parent}")
+    try:
+        from ._demo import run
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in _DEMO_EXTRA:
+            raise
+        parser.exit(1, f'The demo needs {package}: pip install "diffqcp[demo]"\n')
+    run(options.output, options.steps)
+
+
+if __name__ == "__main__":
+    main()

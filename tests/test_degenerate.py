@@ -1,0 +1,141 @@
+"""Where the solution map has no derivative: K^+ r, from every backend, never NaN."""
+
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+from diffqcp import LSMR, LU
+from scipy.linalg import block_diag
+
+from .helpers import host
+from .reference import Problem, residual
+
+
+def duplicated_constraints():
+    """A QP whose active constraints are stated twice: the dual is not unique."""
+    rng = np.random.default_rng(0)
+    n = 6
+    root = rng.normal(size=(n, n))
+    A = rng.normal(size=(5, n))
+    A = np.vstack([A[:2], A[:2], A[2:], A[2:3], 2 * A[3:4]])
+    y = np.array([1.0, -2.0, 0.5, 0.3, 1.0, 2.0, 0.0, 0.5, 0.7])
+    s = np.array([0.0, 0, 0, 0, 0, 0, 1.5, 0, 0])
+    x = rng.normal(size=n)
+    P = root @ root.T
+    problem = Problem(P, A, -(P @ x + A.T @ y), A @ x + s, {"z": 4, "l": 5})
+    return problem, (x, y, s)
+
+
+def nonunique_lp():
+    """minimise x1 + x2 + x3 s.t. sum(x) >= 1, x >= 0, at an inner point of the face."""
+    A = np.vstack([-np.ones((1, 3)), -np.eye(3)])
+    x = np.array([0.2, 0.3, 0.5])
+    y = np.array([1.0, 0, 0, 0])
+    return Problem(np.zeros((3, 3)), A, np.ones(3), np.array([-1.0, 0, 0, 0]), {"l": 4}), (
+        x,
+        y,
+        np.concatenate([[0.0], x]),
+    )
+
+
+def free_direction():
+    """A variable that nothing depends on, next to a second-order cone twice over."""
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=2)
+    s = np.concatenate([[np.linalg.norm(z)], z])
+    y = 0.7 * np.concatenate([[np.linalg.norm(z)], -z])
+    A = np.zeros((6, 5))
+    A[:3, :3] = rng.normal(size=(3, 3))
+    A[3:] = A[:3]
+    P = block_diag(np.diag([1.0, 2.0, 0.0]), np.zeros((2, 2)))
+    x = rng.normal(size=5)
+    s, y = np.concatenate([s, s]), np.concatenate([y, 2 * y])
+    problem = Problem(P, A, -(P @ x + A.T @ y), A @ x + s, {"q": [3, 3]})
+    return problem, (x, y, s)
+
+
+CASES = {
+    "duplicated constraints": duplicated_constraints,
+    "non-unique LP": nonunique_lp,
+    "free direction": free_direction,
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    problem, (x, y, s) = CASES[request.param]()
+    assert np.linalg.norm(residual(problem, x, y - s)) < 1e-13
+    qcp = host(problem, (x, y, s))
+    kkt = qcp.derivative("jax-lu").kkt
+    matrix = np.asarray(kkt.as_matrix())
+    assert np.linalg.matrix_rank(matrix) < matrix.shape[0]
+    return qcp, kkt, matrix
+
+
+# The gap of singular values here is at least 1e-2, so K^+ is known to about 1e-13.
+@pytest.mark.parametrize(("solver", "tol"), [(LU(), 1e-11), (LSMR(), 1e-10)])
+def test_least_squares_solution_of_least_norm(case, solver, tol):
+    _, kkt, matrix = case
+    inverse = np.linalg.pinv(matrix, rcond=1e-10)
+    rng = np.random.default_rng(2)
+    generic = rng.normal(size=matrix.shape[0])
+    for vector in (generic, matrix @ generic, generic - matrix @ inverse @ generic):
+        solution = lx.linear_solve(kkt, jnp.asarray(vector), solver, throw=False)
+        assert solution.result == lx.RESULTS.successful
+        error = np.linalg.norm(solution.value - inverse @ vector)
+        assert error < tol * max(1, np.linalg.norm(inverse @ vector))
+
+
+def test_backends_agree_and_adjoint_holds(case):
+    qcp, _, _ = case
+    rng = np.random.default_rng(3)
+    dense, free = qcp.derivative(solver=LU()), qcp.derivative(solver=LSMR())
+    data = [rng.normal(size=part.shape) for part in dense.in_structure()]
+    cotangents = [rng.normal(size=part.shape) for part in dense.out_structure()]
+    tangents, gradient = dense.mv(data), dense.T.mv(cotangents)
+    for ours, theirs in ((tangents, free.mv(data)), (gradient, free.T.mv(cotangents))):
+        a, b = np.concatenate(ours), np.concatenate(theirs)
+        assert np.all(np.isfinite(a))
+        assert np.linalg.norm(a - b) < 1e-8 * np.linalg.norm(a)
+    forward = sum(a @ b for a, b in zip(cotangents, tangents, strict=True))
+    backward = sum(a @ b for a, b in zip(gradient, data, strict=True))
+    assert abs(forward - backward) < 1e-10 * np.linalg.norm(np.concatenate(tangents))
+
+
+def test_kink():
+    """y = s = 0 in a row: some element of the generalised Jacobian."""
+    problem = Problem(np.eye(2), np.eye(2), np.zeros(2), np.zeros(2), {"l": 2})
+    qcp = host(problem, (np.zeros(2), np.zeros(2), np.zeros(2)))
+    _, _, dq, db = qcp.vjp(np.ones(2), np.zeros(2), np.zeros(2))
+    assert np.all(np.isfinite(dq)) and np.all(np.isfinite(db))
+
+
+def test_nearly_singular_is_reported():
+    """An angle of 1e-9 between two active constraints is neither resolved nor null."""
+    A = np.array([[1.0, 0.0], [1.0, 1e-9]])
+    y, x = np.array([1.0, 1.0]), np.array([0.5, 0.5])
+    problem = Problem(np.zeros((2, 2)), A, -A.T @ y, A @ x, {"z": 2})
+    qcp = host(problem, (x, y, np.zeros(2)))
+    cotangent = (np.array([0.0, 1.0]), np.zeros(2), np.zeros(2))
+    with pytest.raises(Exception, match="regularisation"):
+        qcp.vjp(*cotangent, "jax-lu")[2].block_until_ready()
+    assert np.all(np.isnan(qcp.vjp(*cotangent, "jax-lu", throw=False)[2]))
+    _, _, _, db = qcp.vjp(*cotangent, solver=LU(regularisation=1e-11))
+    np.testing.assert_allclose(db, [-1e9, 1e9], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-4, 1e4, 1e9])
+def test_units_of_the_objective(size):
+    """A regular problem stays so when the objective is scaled."""
+    rng = np.random.default_rng(0)
+    P, A = size * np.eye(3), rng.normal(size=(2, 3))
+    x, y = rng.normal(size=3), size * rng.normal(size=2)
+    problem = Problem(P, A, -(P @ x + A.T @ y), A @ x, {"z": 2})
+    _, _, dq, db = host(problem, (x, y, np.zeros(2))).vjp(
+        np.ones(3), np.zeros(2), np.zeros(2), "jax-lu"
+    )
+    # x = A^+ b + (I - A^+ A) (-q / size).
+    inverse = np.linalg.pinv(A)
+    null = np.eye(3) - inverse @ A
+    np.testing.assert_allclose(dq, -null @ np.ones(3) / size, rtol=1e-8)
+    np.testing.assert_allclose(db, inverse.T @ np.ones(3), rtol=1e-8)

@@ -1,0 +1,115 @@
+"""lineax accepts the operators: every query is answered, and truthfully."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+from diffqcp import LSMR, LU
+
+from .helpers import FAMILIES, device, host
+from .reference import random_problem
+
+
+@pytest.fixture(scope="module")
+def derivative():
+    return host(*random_problem(FAMILIES["second-order"], 0)).derivative("jax-lu")
+
+
+@pytest.fixture(params=["kkt", "derivative", "adjoint", "cone"])
+def operator(request, derivative):
+    return {
+        "kkt": derivative.kkt,
+        "derivative": derivative,
+        "adjoint": derivative.T,
+        "cone": derivative.kkt.jacobian,
+    }[request.param]
+
+
+QUERIES = {
+    lx.is_symmetric: lambda matrix: np.array_equal(matrix.shape, matrix.shape[::-1])
+    and np.allclose(matrix, matrix.T),
+    lx.is_positive_semidefinite: lambda matrix: np.all(
+        np.linalg.eigvalsh(matrix) > -1e-12
+    ),
+    lx.is_negative_semidefinite: lambda matrix: np.all(
+        np.linalg.eigvalsh(matrix) < 1e-12
+    ),
+    lx.is_diagonal: lambda matrix: np.allclose(matrix, np.diag(np.diag(matrix))),
+    lx.is_tridiagonal: lambda matrix: np.allclose(np.triu(matrix, 2), 0),
+    lx.is_lower_triangular: lambda matrix: np.allclose(np.triu(matrix, 1), 0),
+    lx.is_upper_triangular: lambda matrix: np.allclose(np.tril(matrix, -1), 0),
+    lx.has_unit_diagonal: lambda matrix: np.allclose(np.diag(matrix), 1),
+}
+
+
+def test_queries(operator):
+    """An answer may be a cautious False, never a wrong True."""
+    matrix = np.asarray(operator.as_matrix())
+    for query, truth in QUERIES.items():
+        assert not query(operator) or truth(matrix), query
+    np.testing.assert_allclose(lx.diagonal(operator), np.diagonal(matrix), atol=1e-12)
+    main, lower, upper = lx.tridiagonal(operator)
+    np.testing.assert_allclose(main, np.diagonal(matrix), atol=1e-12)
+    np.testing.assert_allclose(lower, np.diagonal(matrix, -1), atol=1e-12)
+    np.testing.assert_allclose(upper, np.diagonal(matrix, 1), atol=1e-12)
+    assert lx.linearise(operator) is operator and lx.conj(operator) is operator
+    materialised = lx.materialise(operator)
+    np.testing.assert_allclose(materialised.as_matrix(), matrix, atol=1e-9)
+    assert eqx.tree_equal(materialised.in_structure(), operator.in_structure())
+
+
+def test_symmetric_operators(derivative):
+    assert lx.is_symmetric(derivative.kkt) and derivative.kkt.T is derivative.kkt
+    assert not lx.is_symmetric(derivative)
+
+
+@pytest.mark.parametrize("make", [host, device])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kkt_matrix_is_its_product(family, make):
+    qcp = make(*random_problem(FAMILIES[family], 0))
+    kkt = qcp.derivative(solver=LSMR()).kkt
+    matrix = np.asarray(kkt.as_matrix())
+    vector = jnp.asarray(np.random.default_rng(0).normal(size=matrix.shape[0]))
+    np.testing.assert_allclose(kkt.mv(vector), matrix @ vector, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(matrix, matrix.T, rtol=0, atol=1e-14)
+
+
+def test_composes_with_lineax(derivative):
+    """An ordinary operator: K K^-1 = I, sums, multiples."""
+    kkt = derivative.kkt
+    vector = jnp.asarray(np.random.default_rng(0).normal(size=kkt.in_size()))
+    inverse = lx.invert(kkt, LU())
+    np.testing.assert_allclose((kkt @ inverse).mv(vector), vector, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        (2.0 * kkt - kkt).mv(vector), kkt.mv(vector), rtol=0, atol=1e-12
+    )
+
+
+def test_lu_takes_only_kkt_systems():
+    with pytest.raises(TypeError, match="expected a KKTOperator"):
+        lx.linear_solve(lx.MatrixLinearOperator(np.eye(2)), np.ones(2), LU())
+
+
+def test_solver_options(derivative):
+    """Each does what it says."""
+    kkt = derivative.kkt
+    vector = jnp.asarray(np.random.default_rng(0).normal(size=kkt.in_size()))
+    exact = np.linalg.solve(kkt.as_matrix(), vector)
+
+    def solve(solver):
+        return lx.linear_solve(kkt, vector, solver, throw=False)
+
+    def error(solver):
+        return np.linalg.norm(solve(solver).value - exact) / np.linalg.norm(exact)
+
+    assert error(LU()) < 1e-12
+    one = solve(LU(regularisation=1e-3, max_steps=1))
+    assert one.result == lx.RESULTS.max_steps_reached
+    assert error(LU(regularisation=1e-3)) < 1e-12
+    assert error(LU(regularisation=1e-3, tol=1e-3)) > 1e-8
+    assert int(solve(LU()).stats["num_steps"]) <= 4
+    assert solve(LSMR(max_steps=2)).result != lx.RESULTS.successful
+    assert error(LSMR()) < 1e-9
+    assert 1e-9 < error(LSMR(rtol=1e-5)) < 1e-2
+    assert 1e-9 < error(LSMR(rtol=0.0, atol=1e-5)) < 1e-2
