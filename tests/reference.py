@@ -21,9 +21,7 @@ def project(dims: dict[str, Any], v: np.ndarray, order: str = "lower") -> np.nda
     )
 
 
-def project_dual(
-    dims: dict[str, Any], v: np.ndarray, order: str = "lower"
-) -> np.ndarray:
+def project_dual(dims: dict[str, Any], v: np.ndarray, order: str = "lower") -> np.ndarray:
     """Onto the dual cone: Moreau's decomposition."""
     return v + project(dims, -v, order)
 

@@ -244,8 +244,8 @@ def test_psd_orders_agree():
     lower = scaled.T[np.triu_indices(4)]
     upper = scaled[np.tril_indices(4)]
     values, basis = np.linalg.eigh(matrix)
-    expected = (basis * np.maximum(values, 0)) @ basis.T * np.where(
-        np.eye(4), 1, np.sqrt(2)
+    expected = (
+        (basis * np.maximum(values, 0)) @ basis.T * np.where(np.eye(4), 1, np.sqrt(2))
     )
     low = PSDCone(4, "lower").project(jnp.asarray(lower))
     high = PSDCone(4, "upper").project(jnp.asarray(upper))
@@ -257,10 +257,14 @@ def test_psd_orders_agree():
 def test_zero_is_a_kink_not_nan(name):
     cone, _ = CONES[name]
     D = cone.jacobian(jnp.zeros(cone.dim)).as_matrix()
-    assert np.all(np.isfinite(D)) and np.all(np.isfinite(cone.project(jnp.zeros(cone.dim))))
+    assert np.all(np.isfinite(D)) and np.all(
+        np.isfinite(cone.project(jnp.zeros(cone.dim)))
+    )
 
 
-@pytest.mark.parametrize("name", ["second-order 5", "psd 3 lower", "exponential", "product"])
+@pytest.mark.parametrize(
+    "name", ["second-order 5", "psd 3 lower", "exponential", "product"]
+)
 def test_float32(name):
     cone, _ = CONES[name]
     v = points(cone.dim)[: POINTS // 2]

@@ -27,8 +27,9 @@ def operator(request, derivative):
 
 
 QUERIES = {
-    lx.is_symmetric: lambda matrix: np.array_equal(matrix.shape, matrix.shape[::-1])
-    and np.allclose(matrix, matrix.T),
+    lx.is_symmetric: lambda matrix: (
+        np.array_equal(matrix.shape, matrix.shape[::-1]) and np.allclose(matrix, matrix.T)
+    ),
     lx.is_positive_semidefinite: lambda matrix: np.all(
         np.linalg.eigvalsh(matrix) > -1e-12
     ),

@@ -122,7 +122,9 @@ def test_vmap_over_sparse_matrices(case, solver):
 
     def stack(matrix):
         values, index = matrix.data, matrix.indices
-        return BCOO((jnp.stack([values] * 2), jnp.stack([index] * 2)), shape=(2, *matrix.shape))
+        return BCOO(
+            (jnp.stack([values] * 2), jnp.stack([index] * 2)), shape=(2, *matrix.shape)
+        )
 
     dP, dA = jax.vmap(vjp)(stack(qcp.P), stack(qcp.A))
     alone = vjp(qcp.P, qcp.A)
@@ -157,7 +159,9 @@ def test_one_bad_item_is_nan_alone(case, solver):
 
 def test_throw(case, solver):
     problem, solution, _, cotangents = case
-    qcp = eqx.tree_at(lambda qcp: qcp.y, host(problem, solution), replace_fn=lambda y: y * jnp.nan)
+    qcp = eqx.tree_at(
+        lambda qcp: qcp.y, host(problem, solution), replace_fn=lambda y: y * jnp.nan
+    )
     with pytest.raises(Exception, match="was not solved"):
         jax.block_until_ready(qcp.vjp(*cotangents, solver=solver)[2])
     with pytest.raises(Exception, match="was not solved"):
@@ -176,9 +180,7 @@ def test_gradient_through_vjp_and_jvp(case, solver):
     )
 
     def loss(data):
-        return sum(
-            a @ b for a, b in zip(derivative.mv(data), cotangents, strict=True)
-        )
+        return sum(a @ b for a, b in zip(derivative.mv(data), cotangents, strict=True))
 
     got = jax.grad(loss)(data)
     expected = derivative.T.mv(tuple(cotangents))

@@ -47,7 +47,7 @@ from .structure import QCPStructureCPU
 
 Theta: TypeAlias = Float[Array, " 3"]
 NAMES = ("lambda1", "lambda2", "delta")
-START = (20.0, 1.0, 0.3)  # one of the better of 27 that were tried
+START = (20.0, 1.0, 0.3)  # one of the better of 28 that were tried
 LOW, HIGH = (0.01, 0.01, 0.05), (100.0, 100.0, 3.0)  # of the random search
 
 

@@ -52,7 +52,9 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         **Raises:** `TypeError` or `ValueError`, naming the part, for a wrong shape; and
         if the operator was made with `throw=True`, a `RuntimeError` if the solve fails.
         """
-        dP, dA, dq, db = self._parts(("dP", "dA", "dq", "db"), vector, self.in_structure())
+        dP, dA, dq, db = self._parts(
+            ("dP", "dA", "dq", "db"), vector, self.in_structure()
+        )
         return _forward(self, (dP, dA, dq, db))
 
     def transpose_mv(self, vector: PyTree[ArrayLike]) -> Data:
@@ -172,7 +174,7 @@ _NOT_SOLVED = (
     "diffqcp: the linear system behind the derivative was not solved. Either the data, "
     "the solution or the perturbation are not finite, or the system is so nearly "
     "singular that the solver did not reach its tolerance: diffqcp.LU("
-    "regularisation=1e-11) resolves smaller eigenvalues, diffqcp.LSMR(max_steps=...) "
+    "regularisation=1e-13) resolves smaller eigenvalues, diffqcp.LSMR(max_steps=...) "
     "takes more steps. With throw=False the result is NaN instead"
 )
 

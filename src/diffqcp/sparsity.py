@@ -22,14 +22,17 @@ class SparsityPattern(eqx.Module):
 
     @property
     def rows(self) -> np.ndarray:
+        """The row of each entry."""
         return self._rows.value
 
     @property
     def cols(self) -> np.ndarray:
+        """The column of each entry."""
         return self._cols.value
 
     @property
     def nnz(self) -> int:
+        """How many entries are stored."""
         return self.rows.size
 
 

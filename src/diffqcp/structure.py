@@ -291,8 +291,7 @@ class QCPStructureGPU(AbstractQCPStructure):
 
     def _is_traced(self, matrix: BCSR) -> bool:
         return any(
-            isinstance(part, jax.core.Tracer)
-            for part in (matrix.indices, matrix.indptr)
+            isinstance(part, jax.core.Tracer) for part in (matrix.indices, matrix.indptr)
         )
 
     def _coordinates(self, matrix: BCSR) -> tuple[np.ndarray, np.ndarray]:

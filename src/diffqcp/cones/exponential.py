@@ -97,8 +97,9 @@ def _scaled_equation(x, y, z):
         # exp(rho), exp(-rho) and 1, each times exp(-|rho|), and their slopes.
         positive = rho > 0
         up, down = jnp.where(positive, 1, decay**2), jnp.where(positive, decay**2, 1)
-        slope_up, slope_down = jnp.where(positive, 0, 2 * up), jnp.where(
-            positive, -2 * down, 0
+        slope_up, slope_down = (
+            jnp.where(positive, 0, 2 * up),
+            jnp.where(positive, -2 * down, 0),
         )
         slope_decay = jnp.where(positive, -decay, decay)
         value = up * a - down * b - decay * quadratic * z
@@ -123,9 +124,9 @@ def _bracket(x, y, z):
     largest = jnp.sqrt(jnp.finfo(x.dtype).max) / 4
     zero_a = 1 - y / jnp.where(x > 0, x, 1)
     zero_b = x / jnp.where(y > 0, y, 1)
-    beyond = jnp.maximum(zero_a, 1) + (
-        x + jnp.abs(y) + jnp.abs(z)
-    ) / jnp.where(x > 0, x, 1)
+    beyond = jnp.maximum(zero_a, 1) + (x + jnp.abs(y) + jnp.abs(z)) / jnp.where(
+        x > 0, x, 1
+    )
     before = jnp.minimum(zero_b, 0) - (
         2 * jnp.abs(x) + jnp.abs(y) + 2 * jnp.abs(z)
     ) / jnp.where(y > 0, y, 1)

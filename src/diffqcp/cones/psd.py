@@ -20,9 +20,7 @@ def triangle(size: int, order: PSDOrder) -> tuple[np.ndarray, np.ndarray]:
     return rows, cols
 
 
-def pack(
-    matrix: Float[Array, "size size"], order: PSDOrder
-) -> Float[Array, " d"]:
+def pack(matrix: Float[Array, "size size"], order: PSDOrder) -> Float[Array, " d"]:
     """A symmetric matrix as a vector with the same inner product: its triangle, with
     entries off the diagonal times `sqrt(2)`.
     """

@@ -67,15 +67,11 @@ class AbstractQuasidefiniteSolver(
     max_steps: eqx.AbstractVar[int]
 
     @abc.abstractmethod
-    def factorise(
-        self, operator: KKTOperator, shift: Float[Array, " N"]
-    ) -> _Factors:
+    def factorise(self, operator: KKTOperator, shift: Float[Array, " N"]) -> _Factors:
         """Factorises `K + diag(shift)`."""
 
     @abc.abstractmethod
-    def solve(
-        self, factors: _Factors, vector: Float[Array, " N"]
-    ) -> Float[Array, " N"]:
+    def solve(self, factors: _Factors, vector: Float[Array, " N"]) -> Float[Array, " N"]:
         """Solves with the factors."""
 
     def init(
@@ -97,10 +93,10 @@ class AbstractQuasidefiniteSolver(
         return QuasidefiniteState(operator, shift, factors, singular)
 
     def _relative_shift(self, dtype: DTypeLike) -> float:
-        # A solve leaves a relative eps / shift of rounding errors in null(K), and
-        # eigenvalues below the shift are not resolved: the square root balances.
-        root = float(jnp.finfo(dtype).eps) ** 0.5
-        return root if self.regularisation is None else self.regularisation
+        # The shift e is the smallest eigenvalue that is resolved fast. It may be far below
+        # sqrt(eps), as removing the null space three times leaves (eps / e)^3 of it.
+        default = float(jnp.finfo(dtype).eps) ** (2 / 3)
+        return default if self.regularisation is None else self.regularisation
 
     def _shift(self, operator: KKTOperator) -> Float[Array, " N"]:
         """Of the size of `P` and of `A`; less where the other one is much larger, since
@@ -191,7 +187,7 @@ class AbstractQuasidefiniteSolver(
     ) -> Float[Array, " N"]:
         """`vector` less its part in `null(K)`, the limit of iteration (2).
 
-        That limit has a relative error of `eps / e`, so it is taken twice, as in
+        That limit has a relative error of `eps / e`, so it is taken repeatedly, as in
         Gram-Schmidt. Where `K` is regular nothing is done.
         """
 
@@ -204,12 +200,13 @@ class AbstractQuasidefiniteSolver(
             new = state.shift * self.solve(state.factors, part)
             return new, jnp.linalg.norm(scale * (new - part)), size, count + 1
 
-        infinite = jnp.asarray(jnp.inf, vector.dtype)
-        for _ in range(2):
+        def remove(_, vector):
+            infinite = jnp.asarray(jnp.inf, vector.dtype)
             start = (vector, infinite, jnp.linalg.norm(scale * vector), 0)
             null_part = lax.while_loop(unfinished, body, start)[0]
-            vector = jnp.where(state.singular, vector - null_part, vector)
-        return vector
+            return jnp.where(state.singular, vector - null_part, vector)
+
+        return lax.fori_loop(0, 3, remove, vector)
 
     def transpose(
         self, state: QuasidefiniteState, options: dict[str, Any]
