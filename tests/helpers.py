@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
-from diffqcp import DeviceQCP, HostQCP, QCPStructureCPU, QCPStructureGPU
 from jax.experimental.sparse import BCOO, BCSR
+
+from diffqcp import DeviceQCP, HostQCP, QCPStructureCPU, QCPStructureGPU
 
 from .reference import Problem
 
@@ -61,6 +62,12 @@ def device_data(problem: Problem, direction: Problem):
     """`(dP, dA, dq, db)` in DeviceQCP's formats."""
     dP = csr(direction.P, problem.P)
     return dP, csr(direction.A, problem.A), direction.q, direction.b
+
+
+def only(direction: Problem, name: str) -> Problem:
+    """The perturbation of one part of the data alone."""
+    zeros = {part: 0 * getattr(direction, part) for part in "PAqb" if part != name}
+    return direction._replace(**zeros)
 
 
 def inner(left, right) -> float:

@@ -187,22 +187,27 @@ def residual(problem: Problem, x: np.ndarray, v: np.ndarray) -> np.ndarray:
 def solve(problem: Problem, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, ...]:
     """Newton's method from a nearby solution; `(x, y, s)` to a residual of 1e-12."""
     n, m = x.size, v.size
-    step = 1e-6
-    D = np.zeros((m, m))
-    for j in range(m):
-        unit = np.eye(m)[j] * step
-        plus = project_dual(problem.dims, v + unit, problem.order)
-        D[:, j] = (plus - project_dual(problem.dims, v - unit, problem.order)) / 2 / step
-    J = np.block([[problem.P, problem.A.T @ D], [problem.A, D - np.eye(m)]])
-    for _ in range(60):
+    for _ in range(30):
         r = residual(problem, x, v)
         if np.linalg.norm(r) < 1e-13:
             break
+        D = _jacobian(problem, v)
+        J = np.block([[problem.P, problem.A.T @ D], [problem.A, D - np.eye(m)]])
         delta = np.linalg.solve(J, -r)
         x, v = x + delta[:n], v + delta[n:]
-    assert np.linalg.norm(residual(problem, x, v)) < 1e-12
+    assert np.linalg.norm(residual(problem, x, v)) < 1e-12, "not solved"
     y = project_dual(problem.dims, v, problem.order)
     return x, y, y - v
+
+
+def _jacobian(problem: Problem, v: np.ndarray, step: float = 1e-6) -> np.ndarray:
+    """Of the projection onto the dual cone, by central differences."""
+    columns = [
+        project_dual(problem.dims, v + unit, problem.order)
+        - project_dual(problem.dims, v - unit, problem.order)
+        for unit in step * np.eye(v.size)
+    ]
+    return np.stack(columns, axis=1) / (2 * step)
 
 
 def random_problem(
@@ -214,7 +219,7 @@ def random_problem(
     """
     rng = np.random.default_rng(seed)
     m = _size(dims)
-    n = m if n is None else n
+    n = m + 2 if n is None else n
     A = rng.normal(size=(m, n)) * (rng.random((m, n)) < 0.7)
     root = rng.normal(size=(n, n)) / np.sqrt(n)
     P = (root @ root.T + np.diag(rng.uniform(0.1, 1, n))) * (root + root.T > -0.5)

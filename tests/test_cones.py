@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
+
 from diffqcp.cones import (
     ConeJacobian,
     ExponentialCone,
@@ -19,7 +21,6 @@ from diffqcp.cones import (
     SecondOrderCone,
     ZeroCone,
 )
-from hypothesis import given, settings, strategies as st
 
 from . import reference
 from .helpers import FAMILIES
@@ -335,7 +336,7 @@ def test_bad_dictionaries(dims, order, error, message):
 
 
 def test_bad_cones():
-    with pytest.raises(ValueError, match="dim must be at least 2"):
+    with pytest.raises(ValueError, match="size must be at least 2"):
         SecondOrderCone(1)
     with pytest.raises(ValueError, match="size must be at least 1"):
         PSDCone(0, "lower")

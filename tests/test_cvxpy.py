@@ -6,6 +6,7 @@ import cvxpy as cp
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from diffqcp.integrations.cvxpy import device_qcp, host_qcp
 
 

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
-from diffqcp import LSMR, LU
 from scipy.linalg import block_diag
+
+from diffqcp import LSMR, LU
 
 from .helpers import host
 from .reference import Problem, residual

@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 pytest.importorskip("sklearn")
 
-from diffqcp import __main__, _demo  # noqa: E402
+from diffqcp import __main__, _demo
 
 
 @pytest.fixture(scope="module")

@@ -3,19 +3,13 @@
 import numpy as np
 import pytest
 
-from .helpers import FAMILIES, device, device_data, host, host_data, inner, worst
+from .helpers import device, device_data, FAMILIES, host, host_data, inner, worst
 from .reference import differences, random_direction, random_problem
 
 
 TOLERANCES = {"jax-lu": 1e-8, "jax-lsmr": 1e-7}
 FORMS = {"host": (host, host_data), "device": (device, device_data)}
 ORDERS = {"psd": "upper"}
-
-
-def only(direction, name):
-    """The perturbation of one part of the data alone."""
-    zeros = {part: 0 * getattr(direction, part) for part in "PAqb" if part != name}
-    return direction._replace(**zeros)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

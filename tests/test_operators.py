@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
+
 from diffqcp import LSMR, LU
 
-from .helpers import FAMILIES, device, host
+from .helpers import device, FAMILIES, host
 from .reference import random_problem
 
 

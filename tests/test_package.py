@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import diffqcp
 import equinox as eqx
 import pytest
+
+import diffqcp
 
 
 ROOT = Path(diffqcp.__file__).parent

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffqcp import DeviceQCP, HostQCP, QCPStructureCPU, QCPStructureGPU
 from jax.experimental.sparse import BCOO, BCSR
+
+from diffqcp import DeviceQCP, HostQCP, QCPStructureCPU, QCPStructureGPU
 
 from .helpers import csr, device, entries, host, host_data, inner
 from .reference import random_direction, random_problem
@@ -138,8 +139,14 @@ def test_traced_patterns_are_refused():
 def arguments(**replaced):
     structure = QCPStructureCPU(OK_P, OK_A, {"l": 3})
     given = {
-        **{"P": OK_P, "A": OK_A, "q": np.ones(2), "b": np.ones(3), "x": np.ones(2)},
-        **{"y": np.ones(3), "s": np.zeros(3), "problem_structure": structure},
+        "P": OK_P,
+        "A": OK_A,
+        "q": np.ones(2),
+        "b": np.ones(3),
+        "x": np.ones(2),
+        "y": np.ones(3),
+        "s": np.zeros(3),
+        "problem_structure": structure,
     }
     return {**given, **replaced}
 

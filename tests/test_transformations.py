@@ -6,14 +6,15 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
-from diffqcp import LSMR, LU, AutoSolver, DeviceQCP, HostQCP
 from jax.experimental.sparse import BCOO, BCSR
 
+from diffqcp import AutoSolver, DeviceQCP, HostQCP, LSMR, LU
+
 from .helpers import (
-    FAMILIES,
     device,
     device_data,
     entries,
+    FAMILIES,
     host,
     host_data,
     inner,
@@ -321,7 +322,7 @@ def test_attributes_are_what_was_given(case):
 
 
 def test_families_are_regular():
-    """The problems of these tests are well-conditioned, or their tolerances mean nothing."""
+    """The problems of these tests are regular: their tolerances mean something."""
     for dims in FAMILIES.values():
         problem, solution = random_problem(dims, 1)
         kkt = host(problem, solution).derivative("jax-lu").kkt

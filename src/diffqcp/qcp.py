@@ -1,4 +1,3 @@
-import abc
 from typing import Any
 
 import equinox as eqx
@@ -6,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, ArrayLike, Float, Real
 
@@ -304,7 +304,7 @@ def _check_arrays(
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(float, *arrays.values())
     for name, array in arrays.items():
-        if isinstance(array, jax.core.Tracer):
+        if isinstance(array, Tracer):
             continue
         bad = np.flatnonzero(~np.isfinite(np.asarray(array)))
         if bad.size:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, Float
 
@@ -231,7 +232,7 @@ class QCPStructureCPU(AbstractQCPStructure):
             raise TypeError(f"{name}: expected a BCOO matrix, got {type(matrix)}")
 
     def _is_traced(self, matrix: BCOO) -> bool:
-        return isinstance(matrix.indices, jax.core.Tracer)
+        return isinstance(matrix.indices, Tracer)
 
     def _coordinates(self, matrix: BCOO) -> tuple[np.ndarray, np.ndarray]:
         indices = np.asarray(matrix.indices)
@@ -290,9 +291,7 @@ class QCPStructureGPU(AbstractQCPStructure):
             raise TypeError(f"{name}: expected a BCSR matrix, got {type(matrix)}")
 
     def _is_traced(self, matrix: BCSR) -> bool:
-        return any(
-            isinstance(part, jax.core.Tracer) for part in (matrix.indices, matrix.indptr)
-        )
+        return any(isinstance(part, Tracer) for part in (matrix.indices, matrix.indptr))
 
     def _coordinates(self, matrix: BCSR) -> tuple[np.ndarray, np.ndarray]:
         counts = np.diff(np.asarray(matrix.indptr))

@@ -63,6 +63,11 @@ class ConeJacobian(lx.AbstractLinearOperator):
     """The derivative `D = U diag(lam) U'` of a projection, as a lineax operator.
 
     It is symmetric and positive semidefinite, with eigenvalues in [0, 1].
+
+    **Arguments:**
+
+    - `eigenvalues`: `lam`, shape `(dim,)`.
+    - `eigenvectors`: `U`, an `AbstractEigenvectors`.
     """
 
     eigenvalues: Float[Array, " d"]
@@ -105,7 +110,10 @@ register_queries(ConeJacobian, symmetric=True, positive_semidefinite=True)
 class AbstractCone(eqx.Module):
     """A closed convex cone in `R^dim` with a Euclidean projection."""
 
-    dim: eqx.AbstractVar[int]
+    @property
+    @abc.abstractmethod
+    def dim(self) -> int:
+        """The number of rows that the cone takes."""
 
     @abc.abstractmethod
     def project(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
@@ -121,7 +129,12 @@ class AbstractCone(eqx.Module):
 
 
 class DualCone(AbstractCone):
-    """The dual of a cone, by Moreau's decomposition."""
+    """The dual of a cone, by Moreau's decomposition.
+
+    **Arguments:**
+
+    - `cone`: any cone.
+    """
 
     cone: AbstractCone
 

@@ -12,7 +12,7 @@ class ExponentialCone(AbstractCone):
     """
 
     @property
-    def dim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def dim(self) -> int:
         """3."""
         return 3
 

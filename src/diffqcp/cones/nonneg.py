@@ -6,9 +6,19 @@ from ._base import AbstractCone, ConeJacobian, IdentityEigenvectors
 
 
 class NonnegativeCone(AbstractCone):
-    """The nonnegative orthant of `R^dim`. Self-dual."""
+    """The nonnegative orthant of `R^size`. Self-dual.
 
-    dim: int = eqx.field(static=True)
+    **Arguments:**
+
+    - `size`: the number of rows.
+    """
+
+    size: int = eqx.field(static=True)
+
+    @property
+    def dim(self) -> int:
+        """`size`."""
+        return self.size
 
     def project(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """`max(v, 0)`, entry by entry."""

@@ -19,7 +19,7 @@ class PowerCone(AbstractCone):
     alpha: ScalarLike
 
     @property
-    def dim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def dim(self) -> int:
         """3."""
         return 3
 

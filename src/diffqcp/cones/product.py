@@ -37,14 +37,17 @@ class RepeatedEigenvectors(AbstractEigenvectors):
 class RepeatedCone(AbstractCone):
     """The product of `count` equal cones: one computation under `jax.vmap`.
 
-    The arrays of `cone`, if it has any, have a leading axis of length `count`.
+    **Arguments:**
+
+    - `cone`: the cone. Its arrays, if it has any, have a leading axis of length `count`.
+    - `count`: how many there are.
     """
 
     cone: AbstractCone
     count: int = eqx.field(static=True)
 
     @property
-    def dim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def dim(self) -> int:
         """`count` times the cone's."""
         return self.count * self.cone.dim
 
@@ -193,7 +196,7 @@ class ProductCone(AbstractCone):
         )
 
     @property
-    def dim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def dim(self) -> int:
         """The sum of the factors'."""
         return sum(cone.dim for cone in self.cones)
 

@@ -40,19 +40,28 @@ class SecondOrderEigenvectors(AbstractEigenvectors):
 
 
 class SecondOrderCone(AbstractCone):
-    """The second-order cone `{(t, z) : norm(z) <= t}` in `R^dim`. Self-dual.
+    """The second-order cone `{(t, z) : norm(z) <= t}` in `R^size`. Self-dual.
 
-    **Raises:** `ValueError` if `dim < 2`. (In one dimension it is the nonnegative ray.)
+    **Arguments:**
+
+    - `size`: the number of rows, `t` included; at least 2.
+
+    **Raises:** `ValueError` if `size < 2`. (In one dimension it is the nonnegative ray.)
     """
 
-    dim: int = eqx.field(static=True)
+    size: int = eqx.field(static=True)
 
     def __check_init__(self):
-        if self.dim < 2:
-            raise ValueError(f"SecondOrderCone: dim must be at least 2, got {self.dim}")
+        if self.size < 2:
+            raise ValueError(f"SecondOrderCone: size must be at least 2, got {self.size}")
+
+    @property
+    def dim(self) -> int:
+        """`size`."""
+        return self.size
 
     def project(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
-        """`v` in the cone, 0 in its polar, else `(t + r) / 2 (1, z / r)`, `r = norm(z)`."""
+        """`v` in the cone, 0 in its polar, else `(t + r) / 2 (1, z / r)`; `r = |z|`."""
         t, z = v[0], v[1:]
         r = jnp.linalg.norm(z)
         half = (t + r) / 2

@@ -6,9 +6,19 @@ from ._base import AbstractCone, ConeJacobian, IdentityEigenvectors
 
 
 class ZeroCone(AbstractCone):
-    """The zero cone `{0}` in `R^dim`: equality constraints. Its dual is `FreeCone`."""
+    """The zero cone `{0}` in `R^size`: equality constraints. Its dual is `FreeCone`.
 
-    dim: int = eqx.field(static=True)
+    **Arguments:**
+
+    - `size`: the number of rows.
+    """
+
+    size: int = eqx.field(static=True)
+
+    @property
+    def dim(self) -> int:
+        """`size`."""
+        return self.size
 
     def project(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """Zero."""
@@ -19,14 +29,24 @@ class ZeroCone(AbstractCone):
         return ConeJacobian(jnp.zeros_like(v), IdentityEigenvectors())
 
     def dual(self) -> "FreeCone":
-        """All of `R^dim`."""
-        return FreeCone(self.dim)
+        """All of `R^size`."""
+        return FreeCone(self.size)
 
 
 class FreeCone(AbstractCone):
-    """All of `R^dim`: the dual of `ZeroCone`."""
+    """All of `R^size`: the dual of `ZeroCone`.
 
-    dim: int = eqx.field(static=True)
+    **Arguments:**
+
+    - `size`: the number of rows.
+    """
+
+    size: int = eqx.field(static=True)
+
+    @property
+    def dim(self) -> int:
+        """`size`."""
+        return self.size
 
     def project(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """`v` itself."""
@@ -38,4 +58,4 @@ class FreeCone(AbstractCone):
 
     def dual(self) -> ZeroCone:
         """The zero cone."""
-        return ZeroCone(self.dim)
+        return ZeroCone(self.size)

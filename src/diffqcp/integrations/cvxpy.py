@@ -107,7 +107,7 @@ def _solution(
     problem: cp.Problem, solver: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if solver == "SCS":
-        found = problem.solver_stats.extra_stats
+        found: Any = problem.solver_stats.extra_stats
         return found["x"], found["y"], found["s"]
     # CVXPY keeps the Clarabel object, but not what it returned.
     found = problem._solver_cache[solver].get_solution()

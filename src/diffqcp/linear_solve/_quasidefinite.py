@@ -41,10 +41,10 @@ class AbstractQuasidefiniteSolver(
 
     is the proximal point method for `J K z = J r`, and converges whenever `r` lies in
     the range of `K`: the components of an eigenvalue `sigma` of `J K` at the rate
-    `|e / (e + sigma)|`, in a few steps if `K` is regular. As `null(K)` is the sum of a part in
-    `x` and a part in `t`, `M` maps it and its complement to themselves, so nothing
-    enters `z` from it: the limit is `K^+ r`. The shifts of the two blocks may differ
-    for the same reason, and follow the sizes of `P` and `A`.
+    `|e / (e + sigma)|`, in a few steps if `K` is regular. As `null(K)` is the sum of a
+    part in `x` and a part in `t`, `M` maps it and its complement to themselves, so
+    nothing enters `z` from it: the limit is `K^+ r`. The shifts of the two blocks may
+    differ for the same reason, and follow the sizes of `P` and `A`.
 
     If `r` has a part in `null(K)`, (1) drifts off along it, and even if not, the
     rounding errors of a solve do, a relative `eps / e`. That part of any vector is the
@@ -93,7 +93,7 @@ class AbstractQuasidefiniteSolver(
         return QuasidefiniteState(operator, shift, factors, singular)
 
     def _relative_shift(self, dtype: DTypeLike) -> float:
-        # The shift e is the smallest eigenvalue that is resolved fast. It may be far below
+        # The shift e is the smallest eigenvalue that is resolved fast. It may be below
         # sqrt(eps), as removing the null space three times leaves (eps / e)^3 of it.
         default = float(jnp.finfo(dtype).eps) ** (2 / 3)
         return default if self.regularisation is None else self.regularisation
@@ -174,7 +174,8 @@ class AbstractQuasidefiniteSolver(
             return z, step, ratio, step_error * tail, count + 1
 
         infinite = jnp.asarray(jnp.inf, vector.dtype)
-        start = (jnp.zeros_like(vector), infinite, jnp.zeros_like(infinite), infinite, 0)
+        zero, count = jnp.zeros_like(infinite), jnp.asarray(0)
+        start = (jnp.zeros_like(vector), infinite, zero, infinite, count)
         z, _, _, error, count = lax.while_loop(unfinished, body, start)
         return z, error, count
 

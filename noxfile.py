@@ -1,0 +1,66 @@
+"""Sessions: tests, lowest, lint, types, docs, bench, demo. `nox -s NAME`."""
+
+import nox
+
+
+nox.options.sessions = ["lint", "types", "docs", "tests"]
+nox.options.default_venv_backend = "venv"
+
+TEST_PACKAGES = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20"]
+# The oldest versions that pyproject.toml claims.
+LOWEST = [
+    *("jax==0.10.0", "jaxlib==0.10.0", "equinox==0.13.7", "lineax==0.1.1"),
+    *("jaxtyping==0.3.2", "clarabel==0.11.1", "cvxpy==1.7.1", "scs==3.2.7.post2"),
+]
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, on two processes; arguments go to pytest."""
+    session.install(".[cvxpy,demo]", *TEST_PACKAGES)
+    session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "worksteal"]))
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """All tests with the oldest dependencies that are claimed."""
+    session.install(".[cvxpy,demo]", *TEST_PACKAGES, *LOWEST)
+    # Old releases of others warn of what has changed since.
+    session.run("pytest", "-n", "2", "-W", "default", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, by ruff."""
+    session.install("ruff==0.17.5")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Type annotations, by pyright."""
+    session.install(".[cvxpy,demo]", "pyright[nodejs]==1.1.414")
+    session.run("pyright")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, into `site/`; a broken link is an error."""
+    session.install("-e", ".[cvxpy]", "mkdocs<2", "mkdocs-material>=9.5")
+    session.install("mkdocstrings[python]>=0.27", "ruff==0.17.5")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The figures of the README: `benchmarks/accuracy.py`."""
+    session.install(".[cvxpy,demo]")
+    session.run("python", "-m", "benchmarks.accuracy", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The main job: hyperparameters by gradient descent through a QP."""
+    session.install(".[demo]")
+    session.run("python", "-m", "diffqcp", *session.posargs)
