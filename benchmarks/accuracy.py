@@ -31,6 +31,7 @@ def main() -> None:
             )
             cells = " | ".join(f"{error:.0e}" for error in errors)
             print(f"| {family} | {method} | {cells} |", flush=True)
+            jax.clear_caches()  # each program takes memory maps, which are limited
 
 
 def measure(dims: dict, seed: int, method: str) -> tuple[float, float, float]:

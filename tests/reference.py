@@ -249,9 +249,9 @@ def differences(
     problem: Problem,
     solution: tuple[np.ndarray, np.ndarray, np.ndarray],
     direction: Problem,
-    step: float = 1e-4,
+    step: float = 1e-5,
 ) -> list[np.ndarray]:
-    """The directional derivative of `(x, y, s)`, to about 1e-11."""
+    """The directional derivative of `(x, y, s)`, to about 1e-9."""
     x, y, s = solution
 
     def at(k):

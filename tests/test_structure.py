@@ -76,7 +76,7 @@ def test_equality_and_hash(case):
     assert first == second and hash(first) == hash(second)
     assert first != QCPStructureCPU(P, A, {"z": 2, "l": 2})
     assert first != "structure"
-    assert "n=4, m=4" in repr(first)
+    assert "n=6, m=4" in repr(first)
     assert jax.tree.leaves(first) == []
 
 

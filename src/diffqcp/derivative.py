@@ -80,7 +80,8 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         structure: tuple[jax.ShapeDtypeStruct, ...],
     ) -> list[Array]:
         if not isinstance(vector, (tuple, list)) or len(vector) != len(names):
-            raise TypeError(f"expected a tuple ({', '.join(names)}), got {vector!r}")
+            wanted = ", ".join(names)
+            raise TypeError(f"vector: expected a tuple ({wanted}), got {vector!r}")
         return [
             as_vector(name, part, struct.size, struct.dtype)
             for name, part, struct in zip(names, vector, structure, strict=True)

@@ -191,8 +191,7 @@ class HostQCP(AbstractQCP):
         format, a shape or pattern that is not the structure's, and values that are
         known and not finite.
         """
-        _expect("problem_structure", problem_structure, QCPStructureCPU)
-        arrays = _check_arrays(problem_structure, P, A, q, b, x, y, s)
+        arrays = _check(QCPStructureCPU, problem_structure, P, A, q, b, x, y, s)
         self.P_values, self.A_values, self.q, self.b, self.x, self.y, self.s = arrays
         self.problem_structure = problem_structure
 
@@ -227,19 +226,12 @@ class DeviceQCP(AbstractQCP):
 
         - `P`: BCSR, shape `(n, n)`: all of the objective matrix, symmetric.
         - `A`: BCSR, shape `(m, n)`.
-        - `q`, `b`: shapes `(n,)` and `(m,)`.
-        - `x`, `y`, `s`: the solution, its dual and its slack: `(n,)`, `(m,)`, `(m,)`.
         - `problem_structure`: the [`diffqcp.QCPStructureGPU`][] of `P`, `A` and the
             cones.
 
-        All of them get the widest floating-point dtype among them.
-
-        **Raises:** `TypeError` or `ValueError`, naming the argument, for another
-        format, a shape or pattern that is not the structure's, and values that are
-        known and not finite.
+        The others, dtypes and errors are as for [`diffqcp.HostQCP`][].
         """
-        _expect("problem_structure", problem_structure, QCPStructureGPU)
-        arrays = _check_arrays(problem_structure, P, A, q, b, x, y, s)
+        arrays = _check(QCPStructureGPU, problem_structure, P, A, q, b, x, y, s)
         self.P_values, self.A_values, self.q, self.b, self.x, self.y, self.s = arrays
         self.problem_structure = problem_structure
 
@@ -277,12 +269,8 @@ def _vjp(
     return _factorise(qcp, solver, throw).transpose_mv(cotangents)
 
 
-def _expect(name: str, value: Any, expected: type) -> None:
-    if not isinstance(value, expected):
-        raise TypeError(f"{name}: expected a {expected.__name__}, got {type(value)}")
-
-
-def _check_arrays(
+def _check(
+    structure_type: type[AbstractQCPStructure],
     structure: AbstractQCPStructure,
     P: Any,
     A: Any,
@@ -292,6 +280,11 @@ def _check_arrays(
     y: ArrayLike,
     s: ArrayLike,
 ) -> list[Array]:
+    if not isinstance(structure, structure_type):
+        raise TypeError(
+            f"problem_structure: expected a {structure_type.__name__}, got "
+            f"{type(structure)}"
+        )
     arrays = {
         "P": structure.values("P", P, structure.P_pattern),
         "A": structure.values("A", A, structure.A_pattern),
