@@ -1,7 +1,9 @@
 """The derivative of each cone's problems against finite differences, both directions."""
 
+import clarabel
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from .helpers import device, device_data, FAMILIES, host, host_data, inner, worst
 from .reference import differences, random_direction, random_problem
@@ -78,3 +80,49 @@ def test_operator(family):
     assert derivative.T.T is derivative
     assert derivative.in_size() == derivative.T.out_size() == matrix.shape[1]
     assert derivative.out_size() == derivative.T.in_size() == matrix.shape[0]
+
+
+SETTINGS = clarabel.DefaultSettings()
+SETTINGS.verbose = False
+
+
+def solve_by_clarabel(problem):
+    """At its default tolerance."""
+    cones = [
+        clarabel.ZeroConeT(problem.dims["z"]),
+        clarabel.NonnegativeConeT(problem.dims["l"]),
+    ]
+    P, A = sp.csc_matrix(np.triu(problem.P)), sp.csc_matrix(problem.A)
+    solver = clarabel.DefaultSolver(P, problem.q, A, problem.b, cones, SETTINGS)
+    solution = solver.solve()
+    return tuple(np.array(part) for part in (solution.x, solution.z, solution.s))
+
+
+@pytest.mark.parametrize("method", TOLERANCES)
+def test_default_tolerance_is_enough_for_a_qp(method):
+    """The active set is right, and the Newton step ends at the exact solution."""
+    errors = {True: [], False: []}
+    for seed in range(5):
+        problem, exact = random_problem({"z": 3, "l": 12}, seed)
+        found = solve_by_clarabel(problem)
+        assert np.linalg.norm(found[0] - exact[0]) > 1e-10
+        rng = np.random.default_rng(seed)
+        cotangents = [rng.normal(size=part.size) for part in exact]
+        truth = host(problem, exact).vjp(*cotangents, "jax-lu", polish=False)
+        for polish, collected in errors.items():
+            got = host(problem, found).vjp(*cotangents, method, polish=polish)
+            parts = [(a.data, b.data) for a, b in zip(got[:2], truth[:2], strict=True)]
+            parts += zip(got[2:], truth[2:], strict=True)
+            collected.append(worst(*zip(*parts, strict=True)))
+    assert max(errors[True]) < 1e-10
+    assert 1e-9 < max(errors[False]) < 1e-4
+
+
+def test_polishing_keeps_exact_solutions_and_takes_no_wild_step(family):
+    problem, (x, y, s), _, _ = family
+    exact = host(problem, (x, y, s)).derivative("jax-lu")
+    np.testing.assert_allclose(exact.x, x, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(exact.y, y, rtol=0, atol=1e-12)
+    far = host(problem._replace(q=problem.q + 100), (x, y, s)).derivative("jax-lu")
+    np.testing.assert_array_equal(far.x, x)
+    np.testing.assert_array_equal(far.y, y)

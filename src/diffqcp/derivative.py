@@ -2,7 +2,6 @@ from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
@@ -25,6 +24,8 @@ class SolutionDerivative(lx.AbstractLinearOperator):
     perturbations `(dx, dy, ds)` of the solution; `.T` is its exact transpose. The
     linear system behind both is factorised once, when the operator is made. Returned by
     `qcp.derivative()`; the mathematics is in [`diffqcp.kkt.KKTOperator`][].
+
+    `x` and `y` are the solution at which it is taken, polished or as given.
 
     `dP` and `dA` are vectors here, of the stored values in the structure's order (the
     `.data` of a BCOO or BCSR).
@@ -158,17 +159,10 @@ def _backward(derivative: SolutionDerivative, cotangents: Solution) -> Data:
 def _solve(
     derivative: SolutionDerivative, upper: Float[Array, " n"], dual: Float[Array, " m"]
 ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-    """Solves `K [w; t] = [upper; L U'dual]` for `w` and `U L t`."""
-    kkt = derivative.kkt
-    vector = jnp.concatenate([upper, kkt.from_dual(dual)])
-    solution = lx.linear_solve(
-        kkt, vector, derivative.solver, state=derivative.state, throw=False
-    )
-    solved = solution.result == lx.RESULTS.successful
-    value = jnp.where(solved, solution.value, jnp.nan)
+    w, u, solved = derivative.kkt.solve(upper, dual, derivative.solver, derivative.state)
     if derivative.throw:
-        value = eqx.error_if(value, ~solved, _NOT_SOLVED)
-    return value[: kkt.n], kkt.to_dual(value[kkt.n :])
+        w, u = eqx.error_if((w, u), ~solved, _NOT_SOLVED)
+    return w, u
 
 
 _NOT_SOLVED = (

@@ -17,11 +17,13 @@ negative semidefinite, and a row with `lam = 0` (an inactive constraint) decoupl
 transposed map has the same matrix.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ._operators import register_queries
 from .cones import ConeJacobian
@@ -63,6 +65,25 @@ class KKTOperator(lx.AbstractLinearOperator):
         upper = self.P.mv(x) + self.A.transpose_mv(self.to_dual(t))
         lower = self.from_dual(self.A.mv(x)) - (1 - self.jacobian.eigenvalues) * t
         return jnp.concatenate([upper, lower])
+
+    def solve(
+        self,
+        upper: Float[Array, " n"],
+        dual: Float[Array, " m"],
+        solver: lx.AbstractLinearSolver,
+        state: Any,
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"], Bool[Array, ""]]:
+        """Solves `K [w; t] = [upper; L U'dual]`.
+
+        **Returns:**
+
+        `w` and `U L t`, which are NaN if the solve fails, and whether it has succeeded.
+        """
+        vector = jnp.concatenate([upper, self.from_dual(dual)])
+        solution = lx.linear_solve(self, vector, solver, state=state, throw=False)
+        solved = solution.result == lx.RESULTS.successful
+        value = jnp.where(solved, solution.value, jnp.nan)
+        return value[: self.n], self.to_dual(value[self.n :]), solved
 
     def as_matrix(self) -> Float[Array, "N N"]:
         """`K` as a dense matrix."""

@@ -7,7 +7,7 @@ import lineax as lx
 import numpy as np
 from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
-from jaxtyping import Array, ArrayLike, Float, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from ._checks import as_vector
 from .derivative import Data, Solution, SolutionDerivative
@@ -50,6 +50,7 @@ class AbstractQCP(eqx.Module):
         solve_method: str = "auto",
         *,
         solver: lx.AbstractLinearSolver | None = None,
+        polish: bool = True,
         throw: bool = True,
     ) -> SolutionDerivative:
         """The derivative of the solution with respect to the data, factorised once.
@@ -60,6 +61,9 @@ class AbstractQCP(eqx.Module):
             or `"jax-lsmr"` (matrix-free).
         - `solver`: any lineax solver for symmetric indefinite systems, to use instead of
             a named one. It must take singular ones if there may be any.
+        - `polish`: whether to correct `x` and `y` by one Newton step first, which takes
+            one more solve with the same factorisation. It removes the error of a QP's
+            solution that has the right active set. `D` is taken at the solution given.
         - `throw`: whether a failed solve raises. If False, its result is NaN.
 
         **Returns:**
@@ -71,7 +75,7 @@ class AbstractQCP(eqx.Module):
         **Raises:** `ValueError` for an unknown `solve_method`, `TypeError` if `solver`
         is not a lineax solver.
         """
-        return _factorise(self, select_solver(solve_method, solver), throw)
+        return _factorise(self, select_solver(solve_method, solver), polish, throw)
 
     def jvp(
         self,
@@ -82,6 +86,7 @@ class AbstractQCP(eqx.Module):
         solve_method: str = "auto",
         *,
         solver: lx.AbstractLinearSolver | None = None,
+        polish: bool = True,
         throw: bool = True,
     ) -> Solution:
         """How the solution changes with the data: a Jacobian-vector product.
@@ -91,7 +96,7 @@ class AbstractQCP(eqx.Module):
         - `dP`, `dA`: perturbations of `P` and `A`, in the same format and with the same
             pattern.
         - `dq`, `db`: perturbations of `q` and `b`, shapes `(n,)` and `(m,)`.
-        - `solve_method`, `solver`, `throw`: as for `derivative`.
+        - `solve_method`, `solver`, `polish`, `throw`: as for `derivative`.
 
         **Returns:**
 
@@ -108,7 +113,7 @@ class AbstractQCP(eqx.Module):
             as_vector("dq", dq, structure.n, dtype),
             as_vector("db", db, structure.m, dtype),
         )
-        return _jvp(self, data, select_solver(solve_method, solver), throw)
+        return _jvp(self, data, select_solver(solve_method, solver), polish, throw)
 
     def vjp(
         self,
@@ -118,6 +123,7 @@ class AbstractQCP(eqx.Module):
         solve_method: str = "auto",
         *,
         solver: lx.AbstractLinearSolver | None = None,
+        polish: bool = True,
         throw: bool = True,
     ) -> tuple[Any, Any, Float[Array, " n"], Float[Array, " m"]]:
         """The gradient of a function of the solution: a vector-Jacobian product.
@@ -126,7 +132,7 @@ class AbstractQCP(eqx.Module):
 
         - `dx`, `dy`, `ds`: the gradient with respect to the solution, shapes `(n,)`,
             `(m,)`, `(m,)`.
-        - `solve_method`, `solver`, `throw`: as for `derivative`.
+        - `solve_method`, `solver`, `polish`, `throw`: as for `derivative`.
 
         **Returns:**
 
@@ -144,7 +150,7 @@ class AbstractQCP(eqx.Module):
             as_vector("ds", ds, structure.m, dtype),
         )
         solver = select_solver(solve_method, solver)
-        dP, dA, dq, db = _vjp(self, cotangents, solver, throw)
+        dP, dA, dq, db = _vjp(self, cotangents, solver, polish, throw)
         P, A = structure.P_pattern, structure.A_pattern
         return structure.wrap(dP, P), structure.wrap(dA, A), dq, db
 
@@ -238,7 +244,7 @@ class DeviceQCP(AbstractQCP):
 
 @eqx.filter_jit
 def _factorise(
-    qcp: AbstractQCP, solver: lx.AbstractLinearSolver, throw: bool
+    qcp: AbstractQCP, solver: lx.AbstractLinearSolver, polish: bool, throw: bool
 ) -> SolutionDerivative:
     structure = qcp.problem_structure
     # Comparisons hide a NaN, as in an item of a batch whose solve has failed: then all
@@ -252,21 +258,56 @@ def _factorise(
         jacobian.map(lambda eigenvalues: eigenvalues + poison),
     )
     state = solver.init(kkt, {})
-    return SolutionDerivative(kkt, qcp.x, qcp.y, solver, state, structure, throw)
+    x, y = _polish(qcp, kkt, solver, state) if polish else (qcp.x, qcp.y)
+    return SolutionDerivative(kkt, x, y, solver, state, structure, throw)
+
+
+def _polish(
+    qcp: AbstractQCP, kkt: KKTOperator, solver: lx.AbstractLinearSolver, state: Any
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    """One semismooth Newton step on the optimality conditions at `v = y - s`:
+
+        P x + A'Pi(v) + q = 0,    A x + Pi(v) - v = b.
+
+    Its system is the one of `diffqcp.kkt`, with the residuals for `r1` and `-r2`. For a
+    QP whose active set is right, the step ends at the exact solution. One that changes
+    the solution by more than a hundredth corrects no error of a solver: it comes from a
+    `K` that is nearly singular, and is not taken.
+    """
+    v = qcp.y - qcp.s
+    y = kkt.jacobian.mv(v)  # Pi(v) = D v, since projections are homogeneous
+    dual_residual = kkt.P.mv(qcp.x) + kkt.A.transpose_mv(y) + qcp.q
+    primal_residual = kkt.A.mv(qcp.x) + y - v - qcp.b
+    dx, dy, _ = kkt.solve(-dual_residual, -primal_residual, solver, state)
+    new_x, new_y = qcp.x + dx, y + dy
+    taken = _close(new_x, qcp.x) & _close(new_y, qcp.y)
+    return jnp.where(taken, new_x, qcp.x), jnp.where(taken, new_y, qcp.y)
+
+
+def _close(new: Float[Array, " d"], old: Float[Array, " d"]) -> Bool[Array, ""]:
+    return jnp.linalg.norm(new - old) <= 0.01 * jnp.linalg.norm(old)
 
 
 @eqx.filter_jit
 def _jvp(
-    qcp: AbstractQCP, data: Data, solver: lx.AbstractLinearSolver, throw: bool
+    qcp: AbstractQCP,
+    data: Data,
+    solver: lx.AbstractLinearSolver,
+    polish: bool,
+    throw: bool,
 ) -> Solution:
-    return _factorise(qcp, solver, throw).mv(data)
+    return _factorise(qcp, solver, polish, throw).mv(data)
 
 
 @eqx.filter_jit
 def _vjp(
-    qcp: AbstractQCP, cotangents: Solution, solver: lx.AbstractLinearSolver, throw: bool
+    qcp: AbstractQCP,
+    cotangents: Solution,
+    solver: lx.AbstractLinearSolver,
+    polish: bool,
+    throw: bool,
 ) -> Data:
-    return _factorise(qcp, solver, throw).transpose_mv(cotangents)
+    return _factorise(qcp, solver, polish, throw).transpose_mv(cotangents)
 
 
 def _check(
