@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from .helpers import device, device_data, FAMILIES, host, host_data, inner, worst
+from .helpers import (
+    device,
+    device_data,
+    FAMILIES,
+    host,
+    host_data,
+    inner,
+    only,
+    worst,
+)
 from .reference import differences, random_direction, random_problem
 
 
