@@ -75,7 +75,7 @@ def _conic_form(problem: cp.Problem) -> _ConicForm:
     data = _solver_data(problem, solver)
     q, b, A = np.asarray(data["c"]), np.asarray(data["b"]), sp.csc_array(data["A"])
     P = sp.csc_array(data.get("P", sp.csc_array((q.size, q.size))))
-    _check_fit(P, A, q, b, x, y, s)
+    _check_fit(P, A, q, b, x, y, s, 1e-3 if problem.status == cp.OPTIMAL else 0.1)
     dims = _cone_dims(data["dims"])
     return _ConicForm(P, A, q, b, x, y, s, dims, _PSD_ORDERS[solver])
 
@@ -125,14 +125,14 @@ def _solver_data(problem: cp.Problem, solver: str) -> dict[str, Any]:
     return data
 
 
-def _check_fit(P, A, q, b, x, y, s) -> None:
-    """The residuals of any solution a solver accepts are far below a thousandth."""
+def _check_fit(P, A, q, b, x, y, s, tol) -> None:
+    """The residuals of a solution that a solver accepts are well below `tol`."""
     shapes_fit = A.shape == (s.size, x.size) and P.shape[0] == x.size
     if shapes_fit:
         Ax, Aty, Px = A @ x, A.T @ y, P @ x
         primal = _norm(Ax + s - b) / (1 + max(map(_norm, (Ax, s, b))))
         dual = _norm(Px + Aty + q) / (1 + max(map(_norm, (Px, Aty, q))))
-        if max(primal, dual) < 1e-3:
+        if max(primal, dual) < tol:
             return
     raise ValueError(
         "problem: its data do not fit the solution; were parameters changed, or was "
