@@ -221,7 +221,8 @@ def power_cone_of_four():
     )
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - 1) - z), [cone])
     problem.solve(solver=cp.CLARABEL)
-    if not problem.get_problem_data(cp.CLARABEL)[0]["dims"].pnd:
+    dims = problem.get_problem_data(cp.CLARABEL)[0]["dims"]
+    if not getattr(dims, "pnd", []):
         pytest.skip("this release of CVXPY splits such cones for every solver")
     return problem
 
