@@ -149,7 +149,8 @@ def test_operator_interface(case):
 
 
 finite = st.integers(-1000, 1000).map(lambda integer: integer / 100)
-scales = st.sampled_from([0.0, 1e-300, 1e-20, 1e-8, 1.0, 1e8, 1e20])
+# (XLA rounds numbers below 1e-308 to zero, so a smaller scale has no relative accuracy.)
+scales = st.sampled_from([0.0, 1e-280, 1e-20, 1e-8, 1.0, 1e8, 1e20])
 
 
 @pytest.mark.parametrize("name", ["exponential", "power 0.05", "power 0.9", "dual power"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.linalg import block_diag
 
-from diffqcp import LSMR, LU
+from diffqcp import LSMR, LU, SparseLDL
 
 from .helpers import host
 from .reference import Problem, residual
@@ -76,7 +76,9 @@ def case(request):
 
 
 # The gap of singular values here is at least 1e-2, so K^+ is known to about 1e-13.
-@pytest.mark.parametrize(("solver", "tol"), [(LU(), 1e-11), (LSMR(), 1e-10)])
+@pytest.mark.parametrize(
+    ("solver", "tol"), [(LU(), 1e-11), (SparseLDL(), 1e-11), (LSMR(), 1e-10)]
+)
 def test_least_squares_solution_of_least_norm(case, solver, tol):
     _, kkt, matrix = case
     inverse = np.linalg.pinv(matrix, rcond=1e-10)
@@ -89,13 +91,14 @@ def test_least_squares_solution_of_least_norm(case, solver, tol):
         assert error < tol * max(1, np.linalg.norm(inverse @ vector))
 
 
-def test_backends_agree_and_adjoint_holds(case):
+@pytest.mark.parametrize("direct", [LU(), SparseLDL()])
+def test_backends_agree_and_adjoint_holds(case, direct):
     qcp, _, _ = case
     rng = np.random.default_rng(3)
-    dense, free = qcp.derivative(solver=LU()), qcp.derivative(solver=LSMR())
-    data = [rng.normal(size=part.shape) for part in dense.in_structure()]
-    cotangents = [rng.normal(size=part.shape) for part in dense.out_structure()]
-    tangents, gradient = dense.mv(data), dense.T.mv(cotangents)
+    direct, free = qcp.derivative(solver=direct), qcp.derivative(solver=LSMR())
+    data = [rng.normal(size=part.shape) for part in direct.in_structure()]
+    cotangents = [rng.normal(size=part.shape) for part in direct.out_structure()]
+    tangents, gradient = direct.mv(data), direct.T.mv(cotangents)
     for ours, theirs in ((tangents, free.mv(data)), (gradient, free.T.mv(cotangents))):
         a, b = np.concatenate(ours), np.concatenate(theirs)
         assert np.all(np.isfinite(a))

@@ -18,7 +18,7 @@ from .helpers import (
 from .reference import differences, random_direction, random_problem
 
 
-TOLERANCES = {"jax-lu": 1e-8, "jax-lsmr": 1e-7}
+TOLERANCES = {"jax-lu": 1e-8, "jax-lsmr": 1e-7, "ldl": 1e-8}
 FORMS = {"host": (host, host_data), "device": (device, device_data)}
 ORDERS = {"psd": "upper"}
 

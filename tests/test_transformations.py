@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.experimental.sparse import BCOO, BCSR
 
-from diffqcp import AutoSolver, DeviceQCP, HostQCP, LSMR, LU
+from diffqcp import AutoSolver, DeviceQCP, HostQCP, LSMR, LU, QCPStructureCPU, SparseLDL
+from diffqcp.linear_solve._quasidefinite import AbstractQuasidefiniteSolver
 
 from .helpers import (
     device,
@@ -23,7 +24,7 @@ from .helpers import (
 from .reference import random_direction, random_problem
 
 
-SOLVERS = {"lu": LU(), "lsmr": LSMR()}
+SOLVERS = {"lu": LU(), "lsmr": LSMR(), "ldl": SparseLDL()}
 DIMS = {"z": 1, "l": 3, "q": [3], "ep": 1}
 
 
@@ -193,17 +194,21 @@ def test_gradient_through_vjp_and_jvp(case, solver):
 def test_factorises_once(case):
     """However often the operator is applied, in either direction."""
 
-    class Counting(LU.__mro__[1]):
+    class Counting(AbstractQuasidefiniteSolver):
         regularisation: float | None = None
         tol: float | None = None
         max_steps: int = 50
+
+        @property
+        def shift_exponent(self):
+            return LU().shift_exponent
 
         def factorise(self, operator, shift):
             calls.append(operator)
             return LU().factorise(operator, shift)
 
-        def solve(self, factors, vector):
-            return LU().solve(factors, vector)
+        def refined(self, state, vector, tolerances):
+            return LU().refined(state, vector, tolerances)
 
     calls = []
     problem, solution, direction, cotangents = case
@@ -262,15 +267,18 @@ def test_compiles_once(case):
     assert len(traces) == 1
 
 
-def test_auto_chooses_by_size(case):
-    problem, solution, _, cotangents = case
-    qcp = host(problem, solution)
-    kkt = qcp.derivative().kkt
-    assert isinstance(AutoSolver().choice(kkt), LU)
-    assert isinstance(AutoSolver(max_dense=5).choice(kkt), LSMR)
-    dense = qcp.vjp(*cotangents, solver=AutoSolver())
-    sparse = qcp.vjp(*cotangents, solver=AutoSolver(max_dense=5))
-    np.testing.assert_allclose(flat(dense), flat(sparse), rtol=0, atol=1e-8)
+def test_auto_chooses_by_platform_and_size(case, monkeypatch):
+    problem, solution, _, _ = case
+    kkt = host(problem, solution).derivative().kkt
+    for platform, compiled, small, large in [
+        ("cpu", True, SparseLDL, SparseLDL),
+        ("cpu", False, LU, SparseLDL),
+        ("gpu", True, LU, LSMR),
+    ]:
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        monkeypatch.setattr("diffqcp.linear_solve.auto.COMPILED", compiled)
+        assert isinstance(AutoSolver().choice(kkt), small)
+        assert isinstance(AutoSolver(max_dense=5).choice(kkt), large)
 
 
 def test_any_lineax_solver(case):
@@ -288,8 +296,6 @@ def test_no_constraints_and_no_objective():
     x = jnp.asarray([0.3, -0.4])
     empty = BCOO((jnp.zeros(0), jnp.zeros((0, 2), int)), shape=(0, 2))
     upper = entries(np.asarray(P), np.triu(P))
-    from diffqcp import QCPStructureCPU
-
     structure = QCPStructureCPU(upper, empty, {})
     none = jnp.zeros(0)
     qcp = HostQCP(upper, empty, -P @ x, none, x, none, none, structure)

@@ -7,7 +7,12 @@ from .derivative import (
     AdjointSolutionDerivative as AdjointSolutionDerivative,
     SolutionDerivative as SolutionDerivative,
 )
-from .linear_solve import AutoSolver as AutoSolver, LSMR as LSMR, LU as LU
+from .linear_solve import (
+    AutoSolver as AutoSolver,
+    LSMR as LSMR,
+    LU as LU,
+    SparseLDL as SparseLDL,
+)
 from .qcp import AbstractQCP as AbstractQCP, DeviceQCP as DeviceQCP, HostQCP as HostQCP
 from .structure import (
     AbstractQCPStructure as AbstractQCPStructure,

@@ -1,5 +1,6 @@
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import JAXSparse
 from jaxtyping import Array, DTypeLike, Float
@@ -12,6 +13,8 @@ def as_vector(
 
     **Raises:** `TypeError` or `ValueError`, naming the argument, if it is not one.
     """
+    if isinstance(value, jax.Array) and value.shape == (size,) and value.dtype == dtype:
+        return value  # the usual case, without the microseconds of the rest
     if isinstance(value, JAXSparse):
         raise TypeError(
             f"{name}: expected a vector of {size} stored values (the matrix's .data), "
@@ -22,4 +25,4 @@ def as_vector(
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if array.shape != (size,):
         raise ValueError(f"{name}: expected shape {(size,)}, got {array.shape}")
-    return array if dtype is None else array.astype(dtype)
+    return array if dtype in (None, array.dtype) else array.astype(dtype)

@@ -1,13 +1,15 @@
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from ._checks import as_vector
 from ._operators import matrix_from_mv, register_queries
 from .kkt import KKTOperator
+from .linear_solve import FrozenSolver
 from .structure import AbstractQCPStructure
 
 
@@ -34,7 +36,7 @@ class SolutionDerivative(lx.AbstractLinearOperator):
     kkt: KKTOperator
     x: Float[Array, " n"]
     y: Float[Array, " m"]
-    solver: lx.AbstractLinearSolver
+    solver: FrozenSolver
     state: Any
     structure: AbstractQCPStructure = eqx.field(static=True)
     throw: bool = eqx.field(static=True)
@@ -56,7 +58,8 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         dP, dA, dq, db = self._parts(
             ("dP", "dA", "dq", "db"), vector, self.in_structure()
         )
-        return _forward(self, (dP, dA, dq, db))
+        solution, solved = _forward(self, (dP, dA, dq, db))
+        return checked(solution, solved, self.throw)
 
     def transpose_mv(self, vector: PyTree[ArrayLike]) -> Data:
         """Vector-Jacobian product.
@@ -72,7 +75,8 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         **Raises:** as `mv`.
         """
         dx, dy, ds = self._parts(("dx", "dy", "ds"), vector, self.out_structure())
-        return _backward(self, (dx, dy, ds))
+        data, solved = _backward(self, (dx, dy, ds))
+        return checked(data, solved, self.throw)
 
     def _parts(
         self,
@@ -135,34 +139,74 @@ class AdjointSolutionDerivative(lx.AbstractLinearOperator):
         return self.derivative.in_structure()
 
 
-@eqx.filter_jit
-def _forward(derivative: SolutionDerivative, data: Data) -> Solution:
+@jax.jit
+def _forward(
+    derivative: SolutionDerivative, data: Data
+) -> tuple[Solution, Bool[Array, ""]]:
+    return push_forward(derivative, data)
+
+
+@jax.jit
+def _backward(
+    derivative: SolutionDerivative, cotangents: Solution
+) -> tuple[Data, Bool[Array, ""]]:
+    kkt = derivative.kkt
+    w, u, solved = kkt.solve(
+        *adjoint_system(kkt, cotangents), derivative.solver.thaw(), derivative.state
+    )
+    pulled = pull_back(derivative.structure, derivative.x, derivative.y, cotangents, w, u)
+    return pulled, solved
+
+
+def push_forward(
+    derivative: SolutionDerivative, data: Data
+) -> tuple[Solution, Bool[Array, ""]]:
+    """`(dx, dy, ds)`, and whether the system was solved; see `diffqcp.kkt`."""
     dP, dA, dq, db = data
     structure, x, y = derivative.structure, derivative.x, derivative.y
     dA_matrix = structure.A_matrix(dA)
     r1 = structure.P_mv(dP, x) + dA_matrix.transpose_mv(y) + dq
     r2 = db - dA_matrix.mv(x)
-    dx, dy = _solve(derivative, -r1, r2)
-    return dx, dy, r2 - derivative.kkt.A.mv(dx)
+    dx, dy, solved = derivative.kkt.solve(
+        -r1, r2, derivative.solver.thaw(), derivative.state
+    )
+    return (dx, dy, r2 - derivative.kkt.A.mv(dx)), solved
 
 
-@eqx.filter_jit
-def _backward(derivative: SolutionDerivative, cotangents: Solution) -> Data:
+def adjoint_system(
+    kkt: KKTOperator, cotangents: Solution
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    """The right-hand side of the transposed map; see `diffqcp.kkt`."""
     dx, dy, ds = cotangents
-    structure, x, y = derivative.structure, derivative.x, derivative.y
-    w, dual = _solve(derivative, dx - derivative.kkt.A.transpose_mv(ds), dy)
-    u = ds + dual
+    return dx - kkt.A.transpose_mv(ds), dy
+
+
+def pull_back(
+    structure: AbstractQCPStructure,
+    x: Float[Array, " n"],
+    y: Float[Array, " m"],
+    cotangents: Solution,
+    w: Float[Array, " n"],
+    dual: Float[Array, " m"],
+) -> Data:
+    """`(dP, dA, dq, db)` from the solution of `adjoint_system`."""
+    u = cotangents[2] + dual
     dA = -structure.A_outer(y, w) - structure.A_outer(u, x)
     return -structure.P_outer(w, x), dA, -w, u
 
 
-def _solve(
-    derivative: SolutionDerivative, upper: Float[Array, " n"], dual: Float[Array, " m"]
-) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-    w, u, solved = derivative.kkt.solve(upper, dual, derivative.solver, derivative.state)
-    if derivative.throw:
-        w, u = eqx.error_if((w, u), ~solved, _NOT_SOLVED)
-    return w, u
+_Values = TypeVar("_Values")
+
+
+def checked(values: _Values, solved: Bool[Array, ""], throw: bool) -> _Values:
+    """`values`, or an error if they were not solved for and `throw`."""
+    if not throw:
+        return values
+    if isinstance(solved, Tracer):
+        return eqx.error_if(values, ~solved, _NOT_SOLVED)
+    if not solved:
+        raise RuntimeError(_NOT_SOLVED)
+    return values
 
 
 _NOT_SOLVED = (

@@ -1,4 +1,5 @@
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,9 +11,17 @@ from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from ._checks import as_vector
-from .derivative import Data, Solution, SolutionDerivative
+from .derivative import (
+    adjoint_system,
+    checked,
+    Data,
+    pull_back,
+    push_forward,
+    Solution,
+    SolutionDerivative,
+)
 from .kkt import KKTOperator
-from .linear_solve import select_solver
+from .linear_solve import FrozenSolver, select_solver
 from .structure import AbstractQCPStructure, QCPStructureCPU, QCPStructureGPU
 
 
@@ -45,6 +54,11 @@ class AbstractQCP(eqx.Module):
         structure = self.problem_structure
         return structure.wrap(self.A_values, structure.A_pattern)
 
+    def _values(self) -> "_Values":
+        return _Values(
+            self.P_values, self.A_values, self.q, self.b, self.x, self.y, self.s
+        )
+
     def derivative(
         self,
         solve_method: str = "auto",
@@ -75,7 +89,13 @@ class AbstractQCP(eqx.Module):
         **Raises:** `ValueError` for an unknown `solve_method`, `TypeError` if `solver`
         is not a lineax solver.
         """
-        return _factorise(self, select_solver(solve_method, solver), polish, throw)
+        return _derivative(
+            select_solver(solve_method, solver),
+            self._values(),
+            structure=self.problem_structure,
+            polish=polish,
+            throw=throw,
+        )
 
     def jvp(
         self,
@@ -108,12 +128,19 @@ class AbstractQCP(eqx.Module):
         """
         structure, dtype = self.problem_structure, self.x.dtype
         data = (
-            structure.values("dP", dP, structure.P_pattern).astype(dtype),
-            structure.values("dA", dA, structure.A_pattern).astype(dtype),
+            structure.values("dP", dP, structure.P_pattern, dtype),
+            structure.values("dA", dA, structure.A_pattern, dtype),
             as_vector("dq", dq, structure.n, dtype),
             as_vector("db", db, structure.m, dtype),
         )
-        return _jvp(self, data, select_solver(solve_method, solver), polish, throw)
+        solution, solved = _jvp(
+            select_solver(solve_method, solver),
+            self._values(),
+            data,
+            structure=structure,
+            polish=polish,
+        )
+        return checked(solution, solved, throw)
 
     def vjp(
         self,
@@ -149,8 +176,14 @@ class AbstractQCP(eqx.Module):
             as_vector("dy", dy, structure.m, dtype),
             as_vector("ds", ds, structure.m, dtype),
         )
-        solver = select_solver(solve_method, solver)
-        dP, dA, dq, db = _vjp(self, cotangents, solver, polish, throw)
+        data, solved = _vjp(
+            select_solver(solve_method, solver),
+            self._values(),
+            cotangents,
+            structure=structure,
+            polish=polish,
+        )
+        dP, dA, dq, db = checked(data, solved, throw)
         P, A = structure.P_pattern, structure.A_pattern
         return structure.wrap(dP, P), structure.wrap(dA, A), dq, db
 
@@ -242,72 +275,135 @@ class DeviceQCP(AbstractQCP):
         self.problem_structure = problem_structure
 
 
-@eqx.filter_jit
+class _Values(NamedTuple):
+    """All that a QCP has besides its structure."""
+
+    P: Float[Array, " nnzP"]
+    A: Float[Array, " nnzA"]
+    q: Float[Array, " n"]
+    b: Float[Array, " m"]
+    x: Float[Array, " n"]
+    y: Float[Array, " m"]
+    s: Float[Array, " m"]
+
+
 def _factorise(
-    qcp: AbstractQCP, solver: lx.AbstractLinearSolver, polish: bool, throw: bool
-) -> SolutionDerivative:
-    structure = qcp.problem_structure
+    structure: AbstractQCPStructure, values: _Values, solver: lx.AbstractLinearSolver
+) -> tuple[KKTOperator, Any]:
+    """`K`, and the solver's state for it."""
     # Comparisons hide a NaN, as in an item of a batch whose solve has failed: then all
     # of its derivative is to be NaN.
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(qcp)]
-    poison = jnp.where(jnp.all(jnp.stack(finite)), 0, jnp.nan).astype(qcp.x.dtype)
-    jacobian = structure.dual_cone.jacobian(qcp.y - qcp.s)
+    finite = jnp.stack([jnp.all(jnp.isfinite(part)) for part in values])
+    poison = jnp.where(jnp.all(finite), 0, jnp.nan).astype(values.x.dtype)
+    jacobian = structure.dual_cone.jacobian(values.y - values.s)
     kkt = KKTOperator(
-        structure.P_matrix(qcp.P_values),
-        structure.A_matrix(qcp.A_values),
+        structure.P_matrix(values.P),
+        structure.A_matrix(values.A),
         jacobian.map(lambda eigenvalues: eigenvalues + poison),
     )
-    state = solver.init(kkt, {})
-    x, y = _polish(qcp, kkt, solver, state) if polish else (qcp.x, qcp.y)
-    return SolutionDerivative(kkt, x, y, solver, state, structure, throw)
+    # The rules of lineax take the state for a constant.
+    return kkt, solver.init(jax.lax.stop_gradient(kkt), {})
 
 
-def _polish(
-    qcp: AbstractQCP, kkt: KKTOperator, solver: lx.AbstractLinearSolver, state: Any
+def _newton_system(
+    kkt: KKTOperator, values: _Values
 ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-    """One semismooth Newton step on the optimality conditions at `v = y - s`:
+    """The right-hand side of a semismooth Newton step on the optimality conditions
 
-        P x + A'Pi(v) + q = 0,    A x + Pi(v) - v = b.
+        P x + A'Pi(v) + q = 0,    A x + Pi(v) - v = b        at v = y - s.
 
-    Its system is the one of `diffqcp.kkt`, with the residuals for `r1` and `-r2`. For a
-    QP whose active set is right, the step ends at the exact solution. One that changes
-    the solution by more than a hundredth corrects no error of a solver: it comes from a
-    `K` that is nearly singular, and is not taken.
+    Its system is that of `diffqcp.kkt`, with the residuals for `r1` and `-r2`. For a QP
+    whose active set is right, the step ends at the exact solution.
     """
-    v = qcp.y - qcp.s
-    y = kkt.jacobian.mv(v)  # Pi(v) = D v, since projections are homogeneous
-    dual_residual = kkt.P.mv(qcp.x) + kkt.A.transpose_mv(y) + qcp.q
-    primal_residual = kkt.A.mv(qcp.x) + y - v - qcp.b
-    dx, dy, _ = kkt.solve(-dual_residual, -primal_residual, solver, state)
-    new_x, new_y = qcp.x + dx, y + dy
-    taken = _close(new_x, qcp.x) & _close(new_y, qcp.y)
-    return jnp.where(taken, new_x, qcp.x), jnp.where(taken, new_y, qcp.y)
+    v, y = values.y - values.s, _projected(kkt, values)
+    dual_residual = kkt.P.mv(values.x) + kkt.A.transpose_mv(y) + values.q
+    primal_residual = kkt.A.mv(values.x) + y - v - values.b
+    return -dual_residual, -primal_residual
+
+
+def _projected(kkt: KKTOperator, values: _Values) -> Float[Array, " m"]:
+    # Pi(v) = D v, since projections are homogeneous.
+    return kkt.jacobian.mv(values.y - values.s)
+
+
+def _polished(
+    kkt: KKTOperator,
+    values: _Values,
+    dx: Float[Array, " n"],
+    dy: Float[Array, " m"],
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    """`x` and `y` after the Newton step.
+
+    One that changes them by more than a hundredth corrects no error of a solver: it
+    comes from a `K` that is nearly singular, and is not taken.
+    """
+    x, y = values.x + dx, _projected(kkt, values) + dy
+    taken = _close(x, values.x) & _close(y, values.y)
+    return jnp.where(taken, x, values.x), jnp.where(taken, y, values.y)
 
 
 def _close(new: Float[Array, " d"], old: Float[Array, " d"]) -> Bool[Array, ""]:
     return jnp.linalg.norm(new - old) <= 0.01 * jnp.linalg.norm(old)
 
 
-@eqx.filter_jit
+@partial(jax.jit, static_argnames=("structure", "polish", "throw"))
+def _derivative(
+    solver: FrozenSolver,
+    values: _Values,
+    *,
+    structure: AbstractQCPStructure,
+    polish: bool,
+    throw: bool,
+) -> SolutionDerivative:
+    kkt, state = _factorise(structure, values, solver.thaw())
+    x, y = values.x, values.y
+    if polish:
+        dx, dy, _ = kkt.solve(*_newton_system(kkt, values), solver.thaw(), state)
+        x, y = _polished(kkt, values, dx, dy)
+    return SolutionDerivative(kkt, x, y, solver, state, structure, throw)
+
+
+@partial(jax.jit, static_argnames=("structure", "polish"))
 def _jvp(
-    qcp: AbstractQCP,
+    solver: FrozenSolver,
+    values: _Values,
     data: Data,
-    solver: lx.AbstractLinearSolver,
+    *,
+    structure: AbstractQCPStructure,
     polish: bool,
-    throw: bool,
-) -> Solution:
-    return _factorise(qcp, solver, polish, throw).mv(data)
+) -> tuple[Solution, Bool[Array, ""]]:
+    derivative = _derivative(
+        solver, values, structure=structure, polish=polish, throw=False
+    )
+    return push_forward(derivative, data)
 
 
-@eqx.filter_jit
+@partial(jax.jit, static_argnames=("structure", "polish"))
 def _vjp(
-    qcp: AbstractQCP,
+    solver: FrozenSolver,
+    values: _Values,
     cotangents: Solution,
-    solver: lx.AbstractLinearSolver,
+    *,
+    structure: AbstractQCPStructure,
     polish: bool,
-    throw: bool,
-) -> Data:
-    return _factorise(qcp, solver, polish, throw).transpose_mv(cotangents)
+) -> tuple[Data, Bool[Array, ""]]:
+    kkt, state = _factorise(structure, values, solver.thaw())
+    x, y = values.x, values.y
+
+    def solve(upper, dual):
+        return kkt.solve(upper, dual, solver.thaw(), state)
+
+    system = adjoint_system(kkt, cotangents)
+    if polish:
+        # Neither right-hand side needs the solution of the other: solve for both at once.
+        both = jax.tree.map(
+            lambda *parts: jnp.stack(parts), system, _newton_system(kkt, values)
+        )
+        (w, dx), (u, dy), (solved, _) = jax.vmap(solve)(*both)
+        x, y = _polished(kkt, values, dx, dy)
+    else:
+        w, u, solved = solve(*system)
+    return pull_back(structure, x, y, cotangents, w, u), solved
 
 
 def _check(
@@ -346,4 +442,7 @@ def _check(
                 f"{name}: expected finite values, got {array[bad[0]]} at entry {bad[0]}"
                 f" ({bad.size} in all)"
             )
-    return [array.astype(dtype) for array in arrays.values()]
+    return [
+        array if array.dtype == dtype else array.astype(dtype)
+        for array in arrays.values()
+    ]

@@ -1,6 +1,7 @@
 """What a family of QCPs shares: sizes, sparsity patterns, cones. All of it static."""
 
 import abc
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 from ._static import StaticArray
 from .cones import ProductCone
@@ -122,7 +123,13 @@ class AbstractQCPStructure(abc.ABC):
         # How many entries of the symmetric matrix a stored entry stands for.
         return jnp.asarray(self._P_weights.value, like.dtype)
 
-    def values(self, name: str, matrix: Any, pattern: SparsityPattern) -> Array:
+    def values(
+        self,
+        name: str,
+        matrix: Any,
+        pattern: SparsityPattern,
+        dtype: DTypeLike | None = None,
+    ) -> Array:
         """The stored values of `matrix`, once it is known to have `pattern`.
 
         **Raises:** `TypeError` or `ValueError` if its type, shape or, where it is
@@ -146,7 +153,8 @@ class AbstractQCPStructure(abc.ABC):
                     f"{name}: its entries are not where the structure has them, or "
                     "are in another order"
                 )
-        return matrix.data
+        values = matrix.data
+        return values if dtype in (None, values.dtype) else values.astype(dtype)
 
     def _read_pattern(self, name: str, matrix: Any) -> SparsityPattern:
         self._check_format(name, matrix)
@@ -260,8 +268,9 @@ class QCPStructureCPU(AbstractQCPStructure):
 
     def wrap(self, values: Float[Array, " nnz"], pattern: SparsityPattern) -> BCOO:
         """BCOO, with the entries in `pattern`'s order."""
-        indices = jnp.asarray(np.stack([pattern.rows, pattern.cols], axis=1))
-        return BCOO((values, indices), shape=pattern.shape, unique_indices=True)
+        return BCOO(
+            (values, _bcoo_indices(pattern)), shape=pattern.shape, unique_indices=True
+        )
 
 
 @jax.tree_util.register_static
@@ -313,10 +322,24 @@ class QCPStructureGPU(AbstractQCPStructure):
 
     def wrap(self, values: Float[Array, " nnz"], pattern: SparsityPattern) -> BCSR:
         """BCSR, with the entries in `pattern`'s order."""
-        counts = np.bincount(pattern.rows, minlength=pattern.shape[0])
-        indptr = jnp.asarray(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
         return BCSR(
-            (values, jnp.asarray(pattern.cols), indptr),
-            shape=pattern.shape,
-            unique_indices=True,
+            (values, *_bcsr_indices(pattern)), shape=pattern.shape, unique_indices=True
         )
+
+
+# Index arrays are the same for every gradient, and copying them costs more than all else
+# around a small one.
+
+
+@functools.lru_cache(maxsize=64)
+def _bcoo_indices(pattern: SparsityPattern) -> Array:
+    with jax.ensure_compile_time_eval():
+        return jnp.asarray(np.stack([pattern.rows, pattern.cols], axis=1))
+
+
+@functools.lru_cache(maxsize=64)
+def _bcsr_indices(pattern: SparsityPattern) -> tuple[Array, Array]:
+    counts = np.bincount(pattern.rows, minlength=pattern.shape[0])
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    with jax.ensure_compile_time_eval():
+        return jnp.asarray(pattern.cols), jnp.asarray(indptr)

@@ -1,3 +1,5 @@
-from .auto import AutoSolver as AutoSolver, select_solver as select_solver
+from ._select import FrozenSolver as FrozenSolver, select_solver as select_solver
+from .auto import AutoSolver as AutoSolver
 from .lsmr import LSMR as LSMR
 from .lu import LU as LU
+from .sparse_ldl import SparseLDL as SparseLDL

@@ -1,33 +1,41 @@
 import abc
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
-import jax.random as jr
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Float, Integer
 
 from ..kkt import KKTOperator
 
 
-_Factors = TypeVar("_Factors")
-
-
 class QuasidefiniteState(NamedTuple):
-    """`K`, the signed shift of its diagonal, the factors of the sum, and whether `K`
-    has to be taken for singular.
+    """The factors of `K + E`, whatever the backend makes them, the diagonal of `E`, and
+    whether `K` has to be taken for singular.
     """
 
-    operator: KKTOperator
-    shift: Float[Array, " N"]
     factors: Any
+    shift: Float[Array, " N"]
     singular: Bool[Array, ""]
 
 
-class AbstractQuasidefiniteSolver(
-    lx.AbstractLinearSolver[QuasidefiniteState], Generic[_Factors]
-):
+class Tolerances(NamedTuple):
+    """When to stop refining: at the estimated relative error `tol`, or after `max_steps`.
+    A solution smaller than `floor` times the right-hand side is zero up to rounding.
+    """
+
+    tol: float
+    floor: float
+    max_steps: int
+
+
+Outcome: TypeAlias = tuple[Float[Array, " N"], Float[Array, ""], Integer[Array, ""]]
+
+
+class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
     """Solves `K z = r` by factorising a regularised `K` once and refining.
 
     `K` is singular exactly where the solution map is not differentiable, and then the
@@ -59,20 +67,33 @@ class AbstractQuasidefiniteSolver(
     A component with `sigma` well below `e` is neither resolved by (1) nor removed by
     (2) in the steps allowed, and then the solve reports failure.
 
-    A subclass is a backend: it says how to factorise and how to solve.
+    A subclass is a backend. One that has `M^-1` as a function uses `is_singular` and
+    `refine`; the compiled one does the same in one call.
     """
 
     regularisation: eqx.AbstractVar[float | None]
     tol: eqx.AbstractVar[float | None]
     max_steps: eqx.AbstractVar[int]
 
+    @property
     @abc.abstractmethod
-    def factorise(self, operator: KKTOperator, shift: Float[Array, " N"]) -> _Factors:
-        """Factorises `K + diag(shift)`."""
+    def shift_exponent(self) -> float:
+        """The default of `regularisation`, as a power of the machine epsilon."""
 
     @abc.abstractmethod
-    def solve(self, factors: _Factors, vector: Float[Array, " N"]) -> Float[Array, " N"]:
-        """Solves with the factors."""
+    def factorise(
+        self, operator: KKTOperator, shift: Float[Array, " N"]
+    ) -> tuple[Any, Bool[Array, ""]]:
+        """The factors of `K + diag(shift)`, and whether `K` is singular."""
+
+    @abc.abstractmethod
+    def refined(
+        self,
+        state: QuasidefiniteState,
+        vector: Float[Array, " N"],
+        tolerances: Tolerances,
+    ) -> Outcome:
+        """`K^+ vector`, its estimated relative error, and the steps taken."""
 
     def init(
         self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
@@ -84,18 +105,12 @@ class AbstractQuasidefiniteSolver(
                 f"{type(self).__name__}: expected a KKTOperator, got {type(operator)}"
             )
         shift = self._shift(operator)
-        factors = self.factorise(operator, shift)
-        scale = jnp.sqrt(jnp.abs(shift))
-        probe = jr.normal(jr.key(0), shift.shape, shift.dtype)
-        left = shift * self.solve(factors, scale * probe) / scale
-        # A unit vector of null(K) leaves a standard normal number of the probe.
-        singular = jnp.linalg.norm(left) > 0.01
-        return QuasidefiniteState(operator, shift, factors, singular)
+        factors, singular = self.factorise(operator, shift)
+        return QuasidefiniteState(factors, shift, singular)
 
-    def _relative_shift(self, dtype: DTypeLike) -> float:
-        # The shift e is the smallest eigenvalue that is resolved fast. It may be below
-        # sqrt(eps), as removing the null space three times leaves (eps / e)^3 of it.
-        default = float(jnp.finfo(dtype).eps) ** (2 / 3)
+    def relative_shift(self, dtype: DTypeLike) -> float:
+        """The size of the shift, relative to the entries of `P` and `A`."""
+        default = float(jnp.finfo(dtype).eps) ** self.shift_exponent
         return default if self.regularisation is None else self.regularisation
 
     def _shift(self, operator: KKTOperator) -> Float[Array, " N"]:
@@ -114,7 +129,7 @@ class AbstractQuasidefiniteSolver(
         lower = size_A * jnp.where(ratio > 1, 1 / jnp.sqrt(ratio), 1)
         m = operator.jacobian.eigenvalues.size
         blocks = [jnp.full(operator.n, upper), jnp.full(m, -lower)]
-        return self._relative_shift(P.dtype) * jnp.concatenate(blocks)
+        return self.relative_shift(P.dtype) * jnp.concatenate(blocks)
 
     def compute(
         self,
@@ -126,8 +141,10 @@ class AbstractQuasidefiniteSolver(
         del options
         eps = float(jnp.finfo(vector.dtype).eps)
         tol = 4 * eps if self.tol is None else self.tol
-        scale = jnp.sqrt(jnp.abs(state.shift))  # puts both blocks in the same units
-        z, error, steps = self._refine(state, vector, scale, tol)
+        floor = self.relative_shift(vector.dtype) * eps**0.5
+        z, error, steps = self.refined(
+            state, vector, Tolerances(tol, floor, self.max_steps)
+        )
         # A solution with NaN is left to lineax, which knows whether the input was finite.
         result = lx.RESULTS.where(
             error > max(tol, eps**0.5),
@@ -136,78 +153,6 @@ class AbstractQuasidefiniteSolver(
         )
         stats = {"num_steps": steps, "error": error, "max_steps": self.max_steps}
         return z, result, stats
-
-    def _refine(
-        self,
-        state: QuasidefiniteState,
-        vector: Float[Array, " N"],
-        scale: Float[Array, " N"],
-        tol: float,
-    ) -> tuple[Float[Array, " N"], Float[Array, ""], Integer[Array, ""]]:
-        """Iteration (1): the solution, its estimated relative error, and the steps.
-
-        The steps decrease geometrically, which tells the error, until they are at the
-        level of rounding errors.
-        """
-
-        # A solution smaller than this is zero up to rounding errors.
-        eps = float(jnp.finfo(vector.dtype).eps)
-        floor = self._relative_shift(vector.dtype) * eps**0.5
-        smallest = floor * jnp.linalg.norm(vector / scale)
-        consistent = self._range_part(state, vector, 1 / scale, tol)
-
-        def unfinished(carry):
-            _, _, ratio, error, count = carry
-            return (error > tol) & (ratio < 1) & (count < self.max_steps)
-
-        def body(carry):
-            z, last, _, _, count = carry
-            correction = self.solve(state.factors, consistent - state.operator.mv(z))
-            correction = self._range_part(state, correction, scale, tol)
-            z = z + correction
-            step = jnp.linalg.norm(scale * correction)
-            size = jnp.maximum(jnp.linalg.norm(scale * z), smallest)
-            ratio = step / last  # zero in the first step
-            step_error = step / jnp.where(size > 0, size, 1)
-            first = count == 0
-            tail = jnp.where(first | (ratio >= 1), 1, ratio / (1 - ratio))
-            return z, step, ratio, step_error * tail, count + 1
-
-        infinite = jnp.asarray(jnp.inf, vector.dtype)
-        zero, count = jnp.zeros_like(infinite), jnp.asarray(0)
-        start = (jnp.zeros_like(vector), infinite, zero, infinite, count)
-        z, _, _, error, count = lax.while_loop(unfinished, body, start)
-        return z, error, count
-
-    def _range_part(
-        self,
-        state: QuasidefiniteState,
-        vector: Float[Array, " N"],
-        scale: Float[Array, " N"],
-        tol: float,
-    ) -> Float[Array, " N"]:
-        """`vector` less its part in `null(K)`, the limit of iteration (2).
-
-        That limit has a relative error of `eps / e`, so it is taken repeatedly, as in
-        Gram-Schmidt. Where `K` is regular nothing is done.
-        """
-
-        def unfinished(carry):
-            _, change, size, count = carry
-            return state.singular & (change > tol * size) & (count < self.max_steps)
-
-        def body(carry):
-            part, _, size, count = carry
-            new = state.shift * self.solve(state.factors, part)
-            return new, jnp.linalg.norm(scale * (new - part)), size, count + 1
-
-        def remove(_, vector):
-            infinite = jnp.asarray(jnp.inf, vector.dtype)
-            start = (vector, infinite, jnp.linalg.norm(scale * vector), 0)
-            null_part = lax.while_loop(unfinished, body, start)[0]
-            return jnp.where(state.singular, vector - null_part, vector)
-
-        return lax.fori_loop(0, 3, remove, vector)
 
     def transpose(
         self, state: QuasidefiniteState, options: dict[str, Any]
@@ -224,3 +169,111 @@ class AbstractQuasidefiniteSolver(
     def assume_full_rank(self) -> bool:
         """`K` may be singular."""
         return False
+
+
+_Map: TypeAlias = Callable[[Float[Array, " N"]], Float[Array, " N"]]
+
+
+def is_singular(inverse: _Map, shift: Float[Array, " N"]) -> Bool[Array, ""]:
+    """Whether `K` is singular: one step of (2) on a random vector.
+
+    **Arguments:**
+
+    - `inverse`: `M^-1`.
+    - `shift`: the diagonal of `E`.
+    """
+    scale = jnp.sqrt(jnp.abs(shift))  # puts both blocks in the same units
+    probe = np.random.default_rng(0).normal(size=shift.size).astype(shift.dtype)
+    left = shift * inverse(scale * probe) / scale
+    # A unit vector of null(K) leaves a standard normal number of the probe.
+    return jnp.linalg.norm(left) > 0.01
+
+
+def refine(
+    multiply: _Map,
+    inverse: _Map,
+    state: QuasidefiniteState,
+    vector: Float[Array, " N"],
+    tolerances: Tolerances,
+) -> Outcome:
+    """Iteration (1): the solution, its estimated relative error, and the steps.
+
+    The steps decrease geometrically, which tells the error, until they are at the
+    level of rounding errors.
+
+    **Arguments:**
+
+    - `multiply`, `inverse`: `K` and `M^-1`.
+    - `state`: for the shift, and whether `K` is singular.
+    - `vector`, `tolerances`: the right-hand side, and when to stop.
+    """
+    tol, floor, max_steps = tolerances
+    scale = jnp.sqrt(jnp.abs(state.shift))
+
+    def range_part(vector, weight):
+        return _range_part(inverse, state, vector, weight, tolerances)
+
+    smallest = floor * jnp.linalg.norm(vector / scale)
+    consistent = range_part(vector, 1 / scale)
+
+    def step(residual):
+        correction = range_part(inverse(residual), scale)
+        return correction, jnp.linalg.norm(scale * correction)
+
+    def unfinished(carry):
+        _, _, ratio, error, count = carry
+        return (error > tol) & (ratio < 1) & (count < max_steps)
+
+    def body(carry):
+        z, last, _, _, count = carry
+        correction, length = step(consistent - multiply(z))
+        z = z + correction
+        size = jnp.maximum(jnp.linalg.norm(scale * z), smallest)
+        ratio = length / last
+        tail = jnp.where(ratio < 1, ratio / (1 - ratio), 1)
+        error = length / jnp.where(size > 0, size, 1) * tail
+        return z, length, ratio, error, count + 1
+
+    z, length = step(consistent)
+    # NaN is its own error, and ends the iteration.
+    error = jnp.where(length > 0, jnp.inf, length).astype(length.dtype)
+    start = (z, length, jnp.zeros_like(length), error, jnp.asarray(1))
+    z, _, _, error, count = lax.while_loop(unfinished, body, start)
+    return z, error, count
+
+
+def _range_part(
+    inverse: _Map,
+    state: QuasidefiniteState,
+    vector: Float[Array, " N"],
+    weight: Float[Array, " N"],
+    tolerances: Tolerances,
+) -> Float[Array, " N"]:
+    """`vector` less its part in `null(K)`, the limit of iteration (2).
+
+    That limit has a relative error of `eps / e`, so it is taken repeatedly, as in
+    Gram-Schmidt. Where `K` is regular nothing is done.
+    """
+
+    def unfinished(carry):
+        # In a batch, a regular item must not prolong what a singular one needs.
+        _, change, size, count = carry
+        going = (change > tolerances.tol * size) & (count < tolerances.max_steps)
+        return state.singular & going
+
+    def body(carry):
+        part, _, size, count = carry
+        new = state.shift * inverse(part)
+        return new, jnp.linalg.norm(weight * (new - part)), size, count + 1
+
+    def remove(_, vector):
+        infinite = jnp.asarray(jnp.inf, vector.dtype)
+        start = (vector, infinite, jnp.linalg.norm(weight * vector), 0)
+        return vector - lax.while_loop(unfinished, body, start)[0]
+
+    return lax.cond(
+        state.singular,
+        lambda vector: lax.fori_loop(0, 3, remove, vector),
+        lambda vector: vector,
+        vector,
+    )

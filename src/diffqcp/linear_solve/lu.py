@@ -1,12 +1,37 @@
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 from ..kkt import KKTOperator
-from ._quasidefinite import AbstractQuasidefiniteSolver
+from ._quasidefinite import (
+    AbstractQuasidefiniteSolver,
+    is_singular,
+    Outcome,
+    QuasidefiniteState,
+    refine,
+    Tolerances,
+)
 
 
-class LU(AbstractQuasidefiniteSolver[tuple[Array, Array]]):
+class DenseFactors(NamedTuple):
+    """`K`, and the factors of the regularised `K` as `jax.scipy.linalg` has them."""
+
+    matrix: Float[Array, "N N"]
+    lu: Float[Array, "N N"]
+    pivots: Integer[Array, " N"]
+
+    def multiply(self, vector: Float[Array, " N"]) -> Float[Array, " N"]:
+        """`K @ vector`."""
+        return jnp.matmul(self.matrix, vector, precision="highest")
+
+    def inverse(self, vector: Float[Array, " N"]) -> Float[Array, " N"]:
+        """`M^-1 vector`."""
+        return jsl.lu_solve((self.lu, self.pivots), vector)
+
+
+class LU(AbstractQuasidefiniteSolver):
     """Dense LU of the regularised `K`, refined: `solve_method="jax-lu"`.
 
     Takes `(n + m)^2` numbers of memory and `2/3 (n + m)^3` operations once, `O((n+m)^2)`
@@ -26,16 +51,27 @@ class LU(AbstractQuasidefiniteSolver[tuple[Array, Array]]):
     tol: float | None = None
     max_steps: int = 50
 
+    @property
+    def shift_exponent(self) -> float:
+        """Two thirds. The shift is the smallest eigenvalue that is resolved fast, and may
+        be below `sqrt(eps)`: the null space is removed up to `(eps / shift)^3`.
+        """
+        return 2 / 3
+
     def factorise(
         self, operator: KKTOperator, shift: Float[Array, " N"]
-    ) -> tuple[Float[Array, "N N"], Integer[Array, " N"]]:
+    ) -> tuple[DenseFactors, Bool[Array, ""]]:
         """By `jax.scipy.linalg.lu_factor`."""
-        return jsl.lu_factor(operator.as_matrix() + jnp.diag(shift))
+        matrix = operator.as_matrix()
+        factors = DenseFactors(matrix, *jsl.lu_factor(matrix + jnp.diag(shift)))
+        return factors, is_singular(factors.inverse, shift)
 
-    def solve(
+    def refined(
         self,
-        factors: tuple[Float[Array, "N N"], Integer[Array, " N"]],
+        state: QuasidefiniteState,
         vector: Float[Array, " N"],
-    ) -> Float[Array, " N"]:
+        tolerances: Tolerances,
+    ) -> Outcome:
         """By `jax.scipy.linalg.lu_solve`."""
-        return jsl.lu_solve(factors, vector)
+        factors = state.factors
+        return refine(factors.multiply, factors.inverse, state, vector, tolerances)

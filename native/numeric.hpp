@@ -1,0 +1,377 @@
+// The numeric phase: a left-looking supernodal LDL' factorisation without pivoting,
+// solves with it, and products with K. Everything is in the order of the pivots.
+//
+// Ng and Peyton, "Block sparse Cholesky algorithms on advanced uniprocessor computers",
+// SIAM J. Sci. Comput. 14 (1993), describe the left-looking supernodal method.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "symbolic.hpp"
+
+// Compiled for the machine at hand and for an older one; the loader chooses.
+#if defined(__GNUC__) && defined(__x86_64__) && defined(__linux__) && !defined(__clang__)
+#define DIFFQCP_VECTORISED __attribute__((target_clones("default", "arch=x86-64-v3")))
+#else
+#define DIFFQCP_VECTORISED
+#endif
+
+namespace diffqcp {
+
+// Fortran's dgemm.
+using Gemm = void(char*, char*, int*, int*, int*, double*, double*, int*, double*, int*,
+                  double*, double*, int*);
+
+// A view of a plan: what Symbolic has, in one array.
+struct Pattern {
+  Index n, supers, entries;
+  const Index *pivots, *first, *row_start, *rows;
+  const Index *entry_row, *entry_col, *entry_target;
+  int64_t size;  // of all panels
+
+  explicit Pattern(const Index* plan)
+      : n(plan[0]), supers(plan[1]), entries(plan[2]), pivots(plan + 4),
+        first(pivots + n), row_start(first + supers + 1), rows(row_start + supers + 1),
+        entry_row(rows + plan[3]), entry_col(entry_row + entries),
+        entry_target(entry_col + entries), size(0) {
+    for (Index s = 0; s < supers; ++s) size += static_cast<int64_t>(height(s)) * width(s);
+  }
+
+  Index width(Index s) const { return first[s + 1] - first[s]; }
+  Index height(Index s) const { return row_start[s + 1] - row_start[s]; }
+};
+
+// Below this many multiplications calling BLAS costs more than it saves.
+constexpr int64_t kSmall = 8192;
+// Supernodes with fewer entries are solved with entry by entry.
+constexpr int64_t kNarrow = 256;
+constexpr Index kBlock = 48;  // columns of a panel that are eliminated one by one
+
+// Below this many multiplications a call of a vectorised function costs more than it saves.
+constexpr int64_t kTiny = 32;
+
+// c -= A b, with A by columns.
+DIFFQCP_VECTORISED
+inline void subtract_many(Index rows, Index cols, const double* a, int64_t stride,
+                             const double* b, double* c) {
+  Index k = 0;
+  for (; k + 4 <= cols; k += 4) {
+    const double *a0 = a + k * stride, *a1 = a0 + stride, *a2 = a1 + stride,
+                 *a3 = a2 + stride;
+    const double b0 = b[k], b1 = b[k + 1], b2 = b[k + 2], b3 = b[k + 3];
+    for (Index i = 0; i < rows; ++i)
+      c[i] -= a0[i] * b0 + a1[i] * b1 + a2[i] * b2 + a3[i] * b3;
+  }
+  for (; k < cols; ++k) {
+    const double* a0 = a + k * stride;
+    const double b0 = b[k];
+    for (Index i = 0; i < rows; ++i) c[i] -= a0[i] * b0;
+  }
+}
+
+inline void subtract_columns(Index rows, Index cols, const double* a, int64_t stride,
+                             const double* b, double* c) {
+  if (static_cast<int64_t>(rows) * cols >= kTiny)
+    return subtract_many(rows, cols, a, stride, b, c);
+  for (Index k = 0; k < cols; ++k, a += stride)
+    for (Index i = 0; i < rows; ++i) c[i] -= a[i] * b[k];
+}
+
+DIFFQCP_VECTORISED
+inline double dot_many(Index size, const double* a, const double* b) {
+  double sum[4] = {0, 0, 0, 0};
+  Index i = 0;
+  for (; i + 4 <= size; i += 4)
+    for (Index k = 0; k < 4; ++k) sum[k] += a[i + k] * b[i + k];
+  for (; i < size; ++i) sum[0] += a[i] * b[i];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+inline double dot(Index size, const double* a, const double* b) {
+  if (size >= kTiny) return dot_many(size, a, b);
+  double sum = 0;
+  for (Index i = 0; i < size; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+class Factorisation {
+ public:
+  Factorisation(const Pattern& pattern, Gemm* gemm) : K(pattern), gemm_(gemm) {}
+
+  // K + diag(shift) = L diag(d) L'. `panels` gets L, by supernodes, with ones not stored;
+  // `inverse` gets 1 / d.
+  //
+  // In exact arithmetic every pivot has the sign of its shift and is no smaller (the
+  // matrix is quasi-definite: Vanderbei, SIAM J. Optim. 5, 1995); where rounding says
+  // otherwise, the shift takes its place.
+  void factorise(const double* values, const double* shift, double* panels,
+                 double* inverse) const {
+    Index widest = 0;
+    std::vector<int64_t> offset(K.supers);
+    int64_t size = 0;
+    for (Index s = 0; s < K.supers; ++s) {
+      offset[s] = size;
+      size += static_cast<int64_t>(K.height(s)) * K.width(s);
+      widest = std::max(widest, K.width(s));
+    }
+    std::vector<double> work, scaled(widest), d(K.n);
+    // Supernodes whose next rows to be used belong to a supernode, as linked lists.
+    Indices head(K.supers, -1), next(K.supers, -1), used(K.supers), position(K.n),
+        owner(K.n);
+    for (Index s = 0; s < K.supers; ++s)
+      for (Index j = K.first[s]; j < K.first[s + 1]; ++j) owner[j] = s;
+
+    std::fill(panels, panels + size, 0.0);
+    for (Index k = 0; k < K.entries; ++k) panels[K.entry_target[k]] += values[k];
+
+    for (Index s = 0; s < K.supers; ++s) {
+      const Index width = K.width(s), height = K.height(s), begin = K.first[s];
+      const Index* rows = K.rows + K.row_start[s];
+      double* panel = panels + offset[s];
+      for (Index j = 0; j < width; ++j)
+        panel[static_cast<int64_t>(j) * height + j] += shift[begin + j];
+      if (head[s] != -1)
+        for (Index i = 0; i < height; ++i) position[rows[i]] = i;
+      for (Index e = head[s]; e != -1;) {
+        const Index following = next[e];
+        const Index* own = K.rows + K.row_start[e];
+        const Index from = used[e], end = K.height(e);
+        Index to = from;
+        while (to < end && own[to] < begin + width) ++to;
+        update(panel, height, begin, position.data(), panels + offset[e], end, K.width(e),
+               d.data() + K.first[e], own, from, to, scaled, work);
+        used[e] = to;
+        if (to < end) link(e, owner[own[to]], head, next);
+        e = following;
+      }
+      if (width == 1) {
+        d[begin] = pivot(panel[0], shift[begin]);
+        const double inverse = 1 / d[begin];
+        for (Index i = 1; i < height; ++i) panel[i] *= inverse;
+      } else {
+        eliminate(panel, height, width, begin, shift, d.data() + begin, scaled, work);
+      }
+      // A constraint that is not active has no coupling; then nothing depends on it.
+      if (height > width && coupled(panel, height, width)) {
+        used[s] = width;
+        link(s, owner[rows[width]], head, next);
+      }
+    }
+    for (Index j = 0; j < K.n; ++j) inverse[j] = 1 / d[j];
+  }
+
+  // Solves in place for C right-hand sides, interleaved: the C numbers of a row follow
+  // each other.
+  template <int C>
+  void solve(const double* panels, const double* inverse, double* z) const {
+    std::vector<double> work;
+    const double* panel = panels;
+    for (Index s = 0; s < K.supers; ++s) {
+      const Index width = K.width(s), height = K.height(s);
+      forward<C>(panel, width, height, K.rows + K.row_start[s], z, work);
+      panel += static_cast<int64_t>(height) * width;
+    }
+    for (Index j = 0; j < K.n; ++j)
+      for (int c = 0; c < C; ++c) z[static_cast<int64_t>(j) * C + c] *= inverse[j];
+    for (Index s = K.supers - 1; s >= 0; --s) {
+      const Index width = K.width(s), height = K.height(s);
+      panel -= static_cast<int64_t>(height) * width;
+      backward<C>(panel, width, height, K.rows + K.row_start[s], z, work);
+    }
+  }
+
+  // y = K x for C interleaved vectors.
+  template <int C>
+  void multiply(const double* values, const double* x, double* y) const {
+    std::fill(y, y + static_cast<int64_t>(K.n) * C, 0.0);
+    for (Index k = 0; k < K.entries;) {
+      const int64_t j = static_cast<int64_t>(K.entry_col[k]) * C;
+      double own[C], sum[C] = {};
+      for (int c = 0; c < C; ++c) own[c] = x[j + c];
+      for (; k < K.entries && K.entry_col[k] * static_cast<int64_t>(C) == j; ++k) {
+        const int64_t i = static_cast<int64_t>(K.entry_row[k]) * C;
+        const double value = values[k];
+        for (int c = 0; c < C; ++c) {
+          if (i != j) y[i + c] += value * own[c];
+          sum[c] += value * x[i + c];
+        }
+      }
+      for (int c = 0; c < C; ++c) y[j + c] += sum[c];
+    }
+  }
+
+ private:
+  // z <- L_s^-1 z for the columns of one supernode.
+  template <int C>
+  static void forward(const double* panel, Index width, Index height, const Index* rows,
+                      double* z, std::vector<double>& work) {
+    if (static_cast<int64_t>(width) * height < kNarrow) {
+      for (Index j = 0; j < width; ++j, panel += height) {
+        double own[C];
+        for (int c = 0; c < C; ++c) own[c] = z[static_cast<int64_t>(rows[j]) * C + c];
+        for (Index i = j + 1; i < height; ++i) {
+          double* target = z + static_cast<int64_t>(rows[i]) * C;
+          for (int c = 0; c < C; ++c) target[c] -= panel[i] * own[c];
+        }
+      }
+      return;
+    }
+    work.resize(std::max<size_t>(work.size(), height));
+    for (int c = 0; c < C; ++c) {
+      for (Index i = 0; i < height; ++i)
+        work[i] = z[static_cast<int64_t>(rows[i]) * C + c];
+      for (Index j = 0; j + 1 < width; ++j)
+        subtract_columns(width - j - 1, 1, panel + static_cast<int64_t>(j) * height + j + 1,
+                         height, &work[j], &work[j + 1]);
+      subtract_columns(height - width, width, panel + width, height, work.data(),
+                       work.data() + width);
+      for (Index i = 0; i < height; ++i)
+        z[static_cast<int64_t>(rows[i]) * C + c] = work[i];
+    }
+  }
+
+  // z <- L_s'^-1 z.
+  template <int C>
+  static void backward(const double* panel, Index width, Index height, const Index* rows,
+                       double* z, std::vector<double>& work) {
+    if (static_cast<int64_t>(width) * height < kNarrow) {
+      panel += static_cast<int64_t>(width) * height;
+      for (Index j = width - 1; j >= 0; --j) {
+        panel -= height;
+        double* own = z + static_cast<int64_t>(rows[j]) * C;
+        double sum[C] = {};
+        for (Index i = j + 1; i < height; ++i)
+          for (int c = 0; c < C; ++c)
+            sum[c] += panel[i] * z[static_cast<int64_t>(rows[i]) * C + c];
+        for (int c = 0; c < C; ++c) own[c] -= sum[c];
+      }
+      return;
+    }
+    work.resize(std::max<size_t>(work.size(), height));
+    for (int c = 0; c < C; ++c) {
+      for (Index i = 0; i < height; ++i)
+        work[i] = z[static_cast<int64_t>(rows[i]) * C + c];
+      for (Index j = width - 1; j >= 0; --j)
+        work[j] -= dot(height - j - 1, panel + static_cast<int64_t>(j) * height + j + 1,
+                       &work[j + 1]);
+      for (Index j = 0; j < width; ++j)
+        z[static_cast<int64_t>(rows[j]) * C + c] = work[j];
+    }
+  }
+
+  // A NaN is kept.
+  static double pivot(double value, double least) {
+    return (least > 0 ? value < least : value > least) ? least : value;
+  }
+
+  static void link(Index s, Index to, Indices& head, Indices& next) {
+    next[s] = head[to];
+    head[to] = s;
+  }
+
+  static bool coupled(const double* panel, Index height, Index width) {
+    for (Index j = 0; j < width; ++j) {
+      const double* column = panel + static_cast<int64_t>(j) * height;
+      for (Index i = width; i < height; ++i)
+        if (column[i] != 0) return true;
+    }
+    return false;
+  }
+
+  // Subtracts L_d diag(d) L_d' of an earlier supernode from the columns of a panel that
+  // its rows from .. to belong to.
+  void update(double* panel, Index height, Index begin, const Index* position,
+              const double* earlier, Index stride, Index rank, const double* d,
+              const Index* rows, Index from, Index to, std::vector<double>& scaled,
+              std::vector<double>& work) const {
+    const Index tall = stride - from, wide = to - from;
+    const double* block = earlier + from;
+    if (rank == 1) {
+      for (Index j = 0; j < wide; ++j) {
+        const double factor = block[j] * d[0];
+        if (factor == 0) continue;
+        double* column = panel + static_cast<int64_t>(rows[from + j] - begin) * height;
+        for (Index i = j; i < tall; ++i)
+          column[position[rows[from + i]]] -= block[i] * factor;
+      }
+      return;
+    }
+    if (static_cast<int64_t>(tall) * wide * rank < kSmall) {
+      work.resize(std::max<size_t>(work.size(), tall));
+      for (Index j = 0; j < wide; ++j) {
+        double* column = panel + static_cast<int64_t>(rows[from + j] - begin) * height;
+        const Index count = tall - j;
+        for (Index k = 0; k < rank; ++k)
+          scaled[k] = block[static_cast<int64_t>(k) * stride + j] * d[k];
+        std::fill(work.begin(), work.begin() + count, 0.0);
+        subtract_columns(count, rank, block + j, stride, scaled.data(), work.data());
+        for (Index i = 0; i < count; ++i)
+          column[position[rows[from + j + i]]] += work[i];
+      }
+      return;
+    }
+    const size_t product = static_cast<size_t>(tall) * wide;
+    work.resize(std::max(work.size(), product + static_cast<size_t>(rank) * wide));
+    double* right = work.data() + product;
+    for (Index k = 0; k < rank; ++k)
+      for (Index j = 0; j < wide; ++j)
+        right[static_cast<int64_t>(k) * wide + j] =
+            block[static_cast<int64_t>(k) * stride + j] * d[k];
+    multiply_transposed(tall, wide, rank, 0.0, block, stride, right, wide, work.data(),
+                        tall);
+    for (Index j = 0; j < wide; ++j) {
+      double* column = panel + static_cast<int64_t>(rows[from + j] - begin) * height;
+      const double* update = work.data() + static_cast<int64_t>(j) * tall;
+      for (Index i = j; i < tall; ++i) column[position[rows[from + i]]] += update[i];
+    }
+  }
+
+  // C = beta C - A B'.
+  void multiply_transposed(Index rows, Index cols, Index inner, double beta,
+                           const double* a, Index lda, const double* b, Index ldb,
+                           double* c, Index ldc) const {
+    char none = 'N', transpose = 'T';
+    double minus = -1;
+    gemm_(&none, &transpose, &rows, &cols, &inner, &minus, const_cast<double*>(a), &lda,
+          const_cast<double*>(b), &ldb, &beta, c, &ldc);
+  }
+
+  // The dense factorisation of a panel: its columns in blocks, each first updated by all
+  // columns before it.
+  void eliminate(double* panel, Index height, Index width, Index begin,
+                 const double* shift, double* d, std::vector<double>& scaled,
+                 std::vector<double>& work) const {
+    for (Index start = 0; start < width; start += kBlock) {
+      const Index end = std::min<Index>(start + kBlock, width), wide = end - start;
+      if (start > 0) {
+        work.resize(std::max(work.size(), static_cast<size_t>(start) * wide));
+        for (Index k = 0; k < start; ++k)
+          for (Index j = 0; j < wide; ++j)
+            work[static_cast<int64_t>(k) * wide + j] =
+                panel[static_cast<int64_t>(k) * height + start + j] * d[k];
+        double* target = panel + static_cast<int64_t>(start) * height + start;
+        multiply_transposed(height - start, wide, start, 1.0, panel + start, height,
+                            work.data(), wide, target, height);
+      }
+      for (Index j = start; j < end; ++j) {
+        double* column = panel + static_cast<int64_t>(j) * height;
+        for (Index k = start; k < j; ++k)
+          scaled[k - start] = panel[static_cast<int64_t>(k) * height + j] * d[k];
+        subtract_columns(height - j, j - start,
+                         panel + static_cast<int64_t>(start) * height + j, height,
+                         scaled.data(), column + j);
+        d[j] = pivot(column[j], shift[begin + j]);
+        const double inverse = 1 / d[j];
+        for (Index i = j + 1; i < height; ++i) column[i] *= inverse;
+      }
+    }
+  }
+
+  const Pattern& K;
+  Gemm* gemm_;
+};
+
+}  // namespace diffqcp

@@ -1,0 +1,148 @@
+// Solutions of K z = r with the factors of K + E: what the Python class
+// AbstractQuasidefiniteSolver describes, with the same steps and the same tests, in one
+// call. Vectors are in the order of the pivots.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "numeric.hpp"
+
+namespace diffqcp {
+
+struct Outcome {
+  double error;  // estimated, relative
+  int32_t steps;
+};
+
+class Refinement {
+ public:
+  Refinement(const Factorisation& factorisation, Index n, const double* values,
+             const double* panels, const double* inverse, const double* shift)
+      : factorisation_(factorisation), n_(n), values_(values), panels_(panels),
+        inverse_(inverse), shift_(shift), scale_(n), inverse_scale_(n) {
+    for (Index k = 0; k < n; ++k) {
+      scale_[k] = std::sqrt(std::abs(shift[k]));
+      inverse_scale_[k] = 1 / scale_[k];
+    }
+  }
+
+  // Whether one step of (2) leaves more of a random vector than rounding errors.
+  bool singular() const {
+    std::vector<double> probe(n_);
+    uint64_t state = 0x9E3779B97F4A7C15;
+    for (Index k = 0; k < n_; ++k) {
+      state ^= state << 13;  // Marsaglia's xorshift
+      state ^= state >> 7;
+      state ^= state << 17;
+      const double uniform = static_cast<double>(state >> 11) * 0x1p-53;
+      probe[k] = scale_[k] * std::sqrt(12.0) * (uniform - 0.5);
+    }
+    factorisation_.solve<1>(panels_, inverse_, probe.data());
+    for (Index k = 0; k < n_; ++k) probe[k] *= shift_[k];
+    return norm(inverse_scale_, probe) > 0.01;
+  }
+
+  // Overwrites C interleaved right-hand sides by the solutions. Only a single one may be
+  // of a singular K.
+  template <int C>
+  void solve(bool singular, double tolerance, double floor, int32_t max_steps,
+             std::vector<double>& r, Outcome* outcome) const {
+    const auto range_part = [&](std::vector<double>& vector,
+                                const std::vector<double>& weight) {
+      if (singular) subtract_null_part(vector, weight, tolerance, max_steps);
+    };
+    double smallest[C], last[C], length[C], size[C];
+    norms<C>(inverse_scale_, r, smallest);
+    for (double& value : smallest) value *= floor;
+    range_part(r, inverse_scale_);
+    std::vector<double> z = r, correction(z.size());
+    factorisation_.solve<C>(panels_, inverse_, z.data());
+    range_part(z, scale_);
+    norms<C>(scale_, z, last);
+    bool active[C], any = false;
+    for (int c = 0; c < C; ++c) {
+      const double infinity = std::numeric_limits<double>::infinity();
+      // NaN is its own error, and ends the iteration.
+      outcome[c] = {last[c] == 0 ? 0 : last[c] > 0 ? infinity : last[c], 1};
+      active[c] = outcome[c].error > tolerance && max_steps > 1;
+      any = any || active[c];
+    }
+    while (any) {
+      factorisation_.multiply<C>(values_, z.data(), correction.data());
+      for (size_t k = 0; k < z.size(); ++k) correction[k] = r[k] - correction[k];
+      factorisation_.solve<C>(panels_, inverse_, correction.data());
+      range_part(correction, scale_);
+      norms<C>(scale_, correction, length);
+      for (Index k = 0; k < n_; ++k)
+        for (int c = 0; c < C; ++c)
+          if (active[c]) z[k * size_t{C} + c] += correction[k * size_t{C} + c];
+      norms<C>(scale_, z, size);
+      any = false;
+      for (int c = 0; c < C; ++c) {
+        if (!active[c]) continue;
+        const double ratio = length[c] / last[c];
+        const double tail = ratio < 1 ? ratio / (1 - ratio) : 1;
+        const double whole = std::max(size[c], smallest[c]);
+        outcome[c].error = length[c] / (whole > 0 ? whole : 1) * tail;
+        ++outcome[c].steps;
+        last[c] = length[c];
+        active[c] = outcome[c].error > tolerance && ratio < 1 &&
+                    outcome[c].steps < max_steps;
+        any = any || active[c];
+      }
+    }
+    r.swap(z);
+  }
+
+ private:
+  // Iteration (2), three times.
+  void subtract_null_part(std::vector<double>& vector, const std::vector<double>& weight,
+                          double tolerance, int32_t max_steps) const {
+    std::vector<double> part, next;
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      part = vector;
+      const double size = norm(weight, vector);
+      double change = std::numeric_limits<double>::infinity();
+      for (int32_t step = 0; change > tolerance * size && step < max_steps; ++step) {
+        next = part;
+        factorisation_.solve<1>(panels_, inverse_, next.data());
+        for (Index k = 0; k < n_; ++k) {
+          next[k] *= shift_[k];
+          part[k] -= next[k];
+        }
+        change = norm(weight, part);
+        part.swap(next);
+      }
+      for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
+    }
+  }
+
+  template <int C>
+  static void norms(const std::vector<double>& weight, const std::vector<double>& vector,
+                    double* result) {
+    double sum[2][C] = {};
+    for (size_t k = 0; k < weight.size(); ++k)
+      for (int c = 0; c < C; ++c) {
+        const double entry = weight[k] * vector[k * C + c];
+        sum[k % 2][c] += entry * entry;
+      }
+    for (int c = 0; c < C; ++c) result[c] = std::sqrt(sum[0][c] + sum[1][c]);
+  }
+
+  static double norm(const std::vector<double>& weight,
+                     const std::vector<double>& vector) {
+    double result;
+    norms<1>(weight, vector, &result);
+    return result;
+  }
+
+  const Factorisation& factorisation_;
+  Index n_;
+  const double *values_, *panels_, *inverse_, *shift_;
+  std::vector<double> scale_, inverse_scale_;
+};
+
+}  // namespace diffqcp

@@ -1,0 +1,297 @@
+// The symbolic phase of a supernodal LDL' factorisation, done once for a pattern.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+#include <vector>
+
+#include "ordering.hpp"
+
+namespace diffqcp {
+
+using Index = int32_t;
+using Indices = std::vector<Index>;
+
+// The pattern of K and of its factor, in pivot order. Supernode s has the columns
+// first[s] .. first[s + 1] and the rows rows[row_start[s] .. row_start[s + 1]], its own
+// columns first. Its panel is stored by columns, after the panels before it.
+struct Symbolic {
+  Indices pivots;     // pivots[k] is the index of the k-th pivot
+  Indices first;
+  Indices row_start;
+  Indices rows;
+  // The entries of K by columns of its lower triangle: which of the given entries,
+  // where in K, and where in the panels.
+  Indices source;
+  Indices entry_row;
+  Indices entry_col;
+  Indices entry_target;
+  double operations;  // multiplications in a factorisation
+
+  // All of it but the source in one array, which Pattern reads.
+  Indices plan() const {
+    Indices all = {static_cast<Index>(pivots.size()),
+                   static_cast<Index>(first.size()) - 1,
+                   static_cast<Index>(entry_row.size()), static_cast<Index>(rows.size())};
+    for (const Indices* part : {&pivots, &first, &row_start, &rows, &entry_row,
+                                &entry_col, &entry_target})
+      all.insert(all.end(), part->begin(), part->end());
+    return all;
+  }
+};
+
+namespace detail {
+
+// The pattern of both triangles without the diagonal, renumbered, by columns.
+struct Graph {
+  Indices ptr, idx;
+
+  Graph(Index n, Index count, const Index* rows, const Index* cols, const Indices& label)
+      : ptr(n + 1, 0) {
+    for (Index k = 0; k < count; ++k) {
+      if (rows[k] == cols[k]) continue;
+      ++ptr[label[rows[k]] + 1];
+      ++ptr[label[cols[k]] + 1];
+    }
+    std::partial_sum(ptr.begin(), ptr.end(), ptr.begin());
+    idx.resize(ptr[n]);
+    Indices next(ptr.begin(), ptr.end() - 1);
+    for (Index k = 0; k < count; ++k) {
+      if (rows[k] == cols[k]) continue;
+      const Index i = label[rows[k]], j = label[cols[k]];
+      idx[next[j]++] = i;
+      idx[next[i]++] = j;
+    }
+  }
+};
+
+// Liu, "A compact row storage scheme for Cholesky factors using elimination trees",
+// ACM TOMS 12 (1986). Roots have the parent -1.
+inline Indices elimination_tree(Index n, const Graph& graph) {
+  Indices parent(n, -1), ancestor(n, -1);
+  for (Index k = 0; k < n; ++k) {
+    for (Index p = graph.ptr[k]; p < graph.ptr[k + 1]; ++p) {
+      for (Index i = graph.idx[p]; i != -1 && i < k;) {
+        const Index next = ancestor[i];
+        ancestor[i] = k;
+        if (next == -1) parent[i] = k;
+        i = next;
+      }
+    }
+  }
+  return parent;
+}
+
+// order[k] is the k-th node of a depth-first traversal, children before parents.
+inline Indices postorder(const Indices& parent) {
+  const Index n = static_cast<Index>(parent.size());
+  Indices head(n, -1), sibling(n, -1), order, stack;
+  order.reserve(n);
+  for (Index i = n - 1; i >= 0; --i) {
+    if (parent[i] == -1) continue;
+    sibling[i] = head[parent[i]];
+    head[parent[i]] = i;
+  }
+  for (Index root = 0; root < n; ++root) {
+    if (parent[root] != -1) continue;
+    stack.push_back(root);
+    while (!stack.empty()) {
+      const Index node = stack.back(), child = head[node];
+      if (child == -1) {
+        stack.pop_back();
+        order.push_back(node);
+      } else {
+        head[node] = sibling[child];
+        stack.push_back(child);
+      }
+    }
+  }
+  return order;
+}
+
+// The number of entries of each column of L, diagonal included: Gilbert, Ng and Peyton,
+// "An efficient algorithm to compute row and column counts for sparse Cholesky
+// factorization", SIAM J. Matrix Anal. Appl. 15 (1994). The tree is in postorder.
+inline Indices column_counts(const Graph& graph, const Indices& parent) {
+  const Index n = static_cast<Index>(parent.size());
+  Indices size(n, 1), count(n), furthest(n, -1), last_leaf(n, -1), set(n);
+  for (Index j = 0; j < n; ++j)
+    if (parent[j] != -1) size[parent[j]] += size[j];
+  for (Index j = 0; j < n; ++j) count[j] = size[j] == 1;
+  std::iota(set.begin(), set.end(), 0);
+  for (Index j = 0; j < n; ++j) {
+    const Index descendant = j - size[j] + 1;
+    if (parent[j] != -1) --count[parent[j]];
+    for (Index p = graph.ptr[j]; p < graph.ptr[j + 1]; ++p) {
+      const Index i = graph.idx[p];
+      if (i <= j || descendant <= furthest[i]) continue;
+      // j is a leaf of the subtree of row i.
+      furthest[i] = descendant;
+      ++count[j];
+      const Index leaf = last_leaf[i];
+      last_leaf[i] = j;
+      if (leaf == -1) continue;
+      Index common = leaf;
+      while (set[common] != common) common = set[common];
+      for (Index node = leaf; node != common;) {
+        const Index next = set[node];
+        set[node] = common;
+        node = next;
+      }
+      --count[common];
+    }
+    if (parent[j] != -1) set[j] = parent[j];
+  }
+  for (Index j = 0; j < n; ++j)
+    if (parent[j] != -1) count[parent[j]] += count[j];
+  return count;
+}
+
+// Whether a supernode is merged into its parent, at the price of explicit zeros.
+inline bool worth_merging(double width, double zeros, double size) {
+  if (width <= 4) return zeros <= 0.2 * size;
+  if (width <= 16) return zeros <= 0.15 * size;
+  if (width <= 64) return zeros <= 0.1 * size;
+  return zeros <= 0.05 * size;
+}
+
+// The first column of each supernode, and n.
+inline Indices supernodes(const Indices& parent, const Indices& count) {
+  const Index n = static_cast<Index>(parent.size());
+  Indices first;
+  for (Index j = 0; j < n; ++j)
+    if (j == 0 || parent[j - 1] != j || count[j - 1] != count[j] + 1) first.push_back(j);
+  // From the last one on, so that a parent is complete before its children are tried. A
+  // supernode can be merged if its parent's columns follow its own.
+  const Index total = static_cast<Index>(first.size());
+  first.push_back(n);
+  std::vector<double> zeros(total, 0);
+  Indices rows(total), end(total);
+  std::vector<char> starts(total, 1);
+  for (Index s = total - 1; s >= 0; --s) {
+    rows[s] = count[first[s]];
+    end[s] = first[s + 1];
+    if (s + 1 == total || parent[end[s] - 1] != end[s]) continue;
+    const double width = end[s] - first[s], wider = end[s + 1] - first[s];
+    const double height = width + rows[s + 1];
+    const double added = zeros[s + 1] + width * (height - rows[s]);
+    const double size = wider * height - wider * (wider - 1) / 2;
+    if (!worth_merging(wider, added, size)) continue;
+    rows[s] = static_cast<Index>(height);
+    end[s] = end[s + 1];
+    zeros[s] = added;
+    starts[s + 1] = 0;
+  }
+  Indices merged;
+  for (Index s = 0; s < total; ++s)
+    if (starts[s]) merged.push_back(first[s]);
+  merged.push_back(n);
+  return merged;
+}
+
+}  // namespace detail
+
+// Analyses a symmetric matrix of order n with the given entries: all of the diagonal, and
+// one of each pair off it.
+inline Symbolic analyse(Index n, Index count, const Index* rows, const Index* cols) {
+  using namespace detail;
+  if (count > std::numeric_limits<Index>::max() / 2)
+    throw std::length_error("K has more than 2^30 entries");
+  Symbolic result;
+  Indices label(n), inverse(n);
+  std::iota(label.begin(), label.end(), 0);
+  {
+    const Graph graph(n, count, rows, cols, label);
+    result.pivots = minimum_degree(n, graph.ptr.data(), graph.idx.data());
+  }
+  for (Index k = 0; k < n; ++k) label[result.pivots[k]] = k;
+  {
+    const Graph graph(n, count, rows, cols, label);
+    Indices ordered(n);
+    const Indices order = postorder(elimination_tree(n, graph));
+    for (Index k = 0; k < n; ++k) ordered[k] = result.pivots[order[k]];
+    result.pivots = std::move(ordered);
+  }
+  for (Index k = 0; k < n; ++k) label[result.pivots[k]] = k;
+  const Graph graph(n, count, rows, cols, label);
+  const Indices parent = elimination_tree(n, graph);
+  const Indices counts = column_counts(graph, parent);
+  result.first = supernodes(parent, counts);
+  const Index supers = static_cast<Index>(result.first.size()) - 1;
+
+  // The rows of a supernode: those of its columns in K, and those of its children.
+  Indices owner(n), mark(n, -1), child(supers, -1), sibling(supers, -1);
+  for (Index s = 0; s < supers; ++s)
+    std::fill(owner.begin() + result.first[s], owner.begin() + result.first[s + 1], s);
+  result.row_start.assign(1, 0);
+  int64_t size = 0;
+  result.operations = 0;
+  for (Index s = 0; s < supers; ++s) {
+    const Index begin = result.first[s], end = result.first[s + 1];
+    const size_t start = result.rows.size();
+    const auto add = [&](Index i) {
+      if (i < end || mark[i] == s) return;
+      mark[i] = s;
+      result.rows.push_back(i);
+    };
+    for (Index j = begin; j < end; ++j) result.rows.push_back(j);
+    for (Index j = begin; j < end; ++j)
+      for (Index p = graph.ptr[j]; p < graph.ptr[j + 1]; ++p) add(graph.idx[p]);
+    for (Index c = child[s]; c != -1; c = sibling[c])
+      for (Index p = result.row_start[c]; p < result.row_start[c + 1]; ++p)
+        add(result.rows[p]);
+    const Index width = end - begin;
+    std::sort(result.rows.begin() + start + width, result.rows.end());
+    const size_t height = result.rows.size() - start;
+    if (height > static_cast<size_t>(width)) {
+      const Index above = owner[result.rows[start + width]];
+      sibling[s] = child[above];
+      child[above] = s;
+    }
+    size += static_cast<int64_t>(height) * width;
+    for (Index j = 0; j < width; ++j)
+      result.operations += 0.5 * static_cast<double>(height - j) * (height - j + 1);
+    if (size + n > std::numeric_limits<Index>::max() || result.rows.size() > (1u << 30))
+      throw std::length_error("the factor of K has more than 2^31 entries");
+    result.row_start.push_back(static_cast<Index>(result.rows.size()));
+  }
+
+  // The entries in the order of their columns, by a counting sort.
+  Indices next(n + 1, 0);
+  for (Index k = 0; k < count; ++k) ++next[std::min(label[rows[k]], label[cols[k]]) + 1];
+  std::partial_sum(next.begin(), next.end(), next.begin());
+  result.source.resize(count);
+  for (Index k = 0; k < count; ++k)
+    result.source[next[std::min(label[rows[k]], label[cols[k]])]++] = k;
+  result.entry_row.resize(count);
+  result.entry_col.resize(count);
+  result.entry_target.resize(count);
+  Indices& position = inverse;
+  Index previous = -1;
+  int64_t offset = 0;
+  for (Index k = 0; k < count; ++k) {
+    const Index i = label[rows[result.source[k]]], j = label[cols[result.source[k]]];
+    const Index row = std::max(i, j), col = std::min(i, j), s = owner[col];
+    while (previous < s) {
+      if (previous >= 0)
+        offset += static_cast<int64_t>(result.row_start[previous + 1] -
+                                       result.row_start[previous]) *
+                  (result.first[previous + 1] - result.first[previous]);
+      ++previous;
+      for (Index p = result.row_start[previous]; p < result.row_start[previous + 1]; ++p)
+        position[result.rows[p]] = p - result.row_start[previous];
+    }
+    const Index height = result.row_start[s + 1] - result.row_start[s];
+    result.entry_row[k] = row;
+    result.entry_col[k] = col;
+    result.entry_target[k] =
+        static_cast<Index>(offset + static_cast<int64_t>(col - result.first[s]) * height +
+                           position[row]);
+  }
+  return result;
+}
+
+}  // namespace diffqcp

@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from .. import _ldl
+from ._factorisation import AbstractFactorisation
+from ._quasidefinite import Outcome, QuasidefiniteState, Tolerances
+
+
+for _name, _handler in _ldl.handlers().items():
+    jax.ffi.register_ffi_target(f"diffqcp_ldl_{_name}", _handler, platform="cpu")
+
+
+class NativeFactorisation(AbstractFactorisation):
+    """Supernodal and left-looking, by the compiled extension.
+
+    Approximate minimum degree ordering; dense blocks by the BLAS that SciPy carries. The
+    items of a batch run on the threads of XLA, several right-hand sides at a time.
+    """
+
+    def __init__(self, order: int, rows: np.ndarray, cols: np.ndarray):
+        """**Arguments:**
+
+        - `order`: the order of the matrix.
+        - `rows`, `cols`: where its entries are, one of each pair off the diagonal. Those
+            with the same place add up.
+
+        **Raises:** `MemoryError` if the factor would have more than 2^31 entries.
+        """
+        plan, source, self.fill, self.operations = _ldl.analyse(
+            order,
+            np.ascontiguousarray(rows, np.int32),
+            np.ascontiguousarray(cols, np.int32),
+        )
+        self.order = order
+        self._plan = np.frombuffer(plan, np.int32)
+        self._source = np.frombuffer(source, np.int32)
+
+    def factorise(
+        self, values: Float[Array, " entries"], shift: Float[Array, " N"]
+    ) -> tuple[tuple[Array, Array], Bool[Array, ""]]:
+        """The entries in the order of the factor, and the factor, as pairs of 32-bit
+        words: JAX may have no doubles.
+        """
+        results = (
+            jax.ShapeDtypeStruct((2 * self.fill,), jnp.uint32),
+            jax.ShapeDtypeStruct((), jnp.bool),
+        )
+        call = jax.ffi.ffi_call(
+            "diffqcp_ldl_factorise", results, vmap_method="expand_dims"
+        )
+        values = values[self._source]
+        factor, singular = call(self._plan, values, shift)
+        return (values, factor), singular
+
+    def refined(
+        self,
+        state: QuasidefiniteState,
+        vector: Float[Array, " N"],
+        tolerances: Tolerances,
+    ) -> Outcome:
+        """What `diffqcp.linear_solve._quasidefinite.refine` does, in one call."""
+        results = (
+            jax.ShapeDtypeStruct((self.order,), vector.dtype),
+            jax.ShapeDtypeStruct((), jnp.float32),
+            jax.ShapeDtypeStruct((), jnp.int32),
+        )
+        call = jax.ffi.ffi_call("diffqcp_ldl_solve", results, vmap_method="expand_dims")
+        z, error, steps = call(
+            self._plan,
+            *state.factors,
+            state.shift,
+            state.singular,
+            vector,
+            tolerance=np.float64(tolerances.tol),
+            floor=np.float64(tolerances.floor),
+            max_steps=np.int32(tolerances.max_steps),
+        )
+        return z, error.astype(vector.dtype), steps

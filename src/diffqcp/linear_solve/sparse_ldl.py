@@ -1,0 +1,96 @@
+import functools
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float
+
+from ..assembly import assemble, Assembly
+from ..kkt import KKTOperator
+from ._factorisation import AbstractFactorisation
+from ._quasidefinite import (
+    AbstractQuasidefiniteSolver,
+    Outcome,
+    QuasidefiniteState,
+    Tolerances,
+)
+
+
+try:
+    from ._native import NativeFactorisation as Factorisation
+
+    COMPILED = True
+except ImportError:
+    from ._qdldl import QDLDLFactorisation as Factorisation
+
+    COMPILED = False
+
+
+@functools.lru_cache(maxsize=32)
+def analyse(assembly: Assembly) -> AbstractFactorisation:
+    """The symbolic phase: ordering and pattern of the factor. It is kept."""
+    return Factorisation(assembly.order, assembly.rows, assembly.cols)
+
+
+class SparseLDL(AbstractQuasidefiniteSolver):
+    """Sparse LDL' of the regularised `K` on the CPU, refined: `solve_method="ldl"`.
+
+    The ordering and the pattern of the factor depend on the structure of the QCP alone,
+    and are found once, when a program is compiled for it. After that the cost is one
+    numeric factorisation, and two triangular solves with a product for each step of
+    refinement. Returns `K^+ r` where `K` is singular.
+
+    The linear algebra is in float64, whatever the dtype of the data, also where JAX is
+    restricted to float32.
+
+    **Arguments:**
+
+    - `regularisation`: the shift added before factorising, relative to the largest
+        entries of `P` and `A`. By default 1.5e-8, the square root of the machine
+        epsilon: without pivoting, the error of the factorisation grows as the shift
+        falls.
+    - `tol`: the estimated relative error at which refinement ends. By default four
+        times the machine epsilon.
+    - `max_steps`: the most refinement steps. Two or three are usual.
+    """
+
+    regularisation: float | None = None
+    tol: float | None = None
+    max_steps: int = 50
+
+    @property
+    def shift_exponent(self) -> float:
+        """One half."""
+        return 1 / 2
+
+    def factorise(
+        self, operator: KKTOperator, shift: Float[Array, " N"]
+    ) -> tuple["SparseFactors", Bool[Array, ""]]:
+        """By the compiled extension, or QDLDL where there is none."""
+        assembly = assemble(operator)
+        relative = self.relative_shift(shift.dtype)
+        shift = assembly.expand_shift(shift, relative)
+        factors, singular = analyse(assembly).factorise(assembly.values(operator), shift)
+        return SparseFactors(operator, factors, shift), singular
+
+    def refined(
+        self,
+        state: QuasidefiniteState,
+        vector: Float[Array, " N"],
+        tolerances: Tolerances,
+    ) -> Outcome:
+        """Likewise."""
+        operator, factors, shift = state.factors
+        assembly = assemble(operator)
+        z, error, steps = analyse(assembly).refined(
+            QuasidefiniteState(factors, shift, state.singular),
+            assembly.expand(operator, vector),
+            tolerances,
+        )
+        return assembly.contract(operator, z), error, steps
+
+
+class SparseFactors(NamedTuple):
+    """`K`, the factors of its sparse matrix, and the shift of that."""
+
+    operator: KKTOperator
+    factors: tuple[Array, Array]
+    shift: Float[Array, " order"]
