@@ -15,7 +15,9 @@ setup(
         Extension(
             "diffqcp._ldl",
             sources=["native/module.cc"],
-            depends=[f"native/{name}.hpp" for name in ("ordering", "symbolic", "numeric")],
+            depends=[
+                str(header) for header in sorted(pathlib.Path("native").glob("*.hpp"))
+            ],
             include_dirs=[str(pathlib.Path(jaxlib.origin).parent / "include")],
             extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],

@@ -149,24 +149,31 @@ bool real(const Numbers& numbers) {
   return numbers.element_type() == ffi::F32 || numbers.element_type() == ffi::F64;
 }
 
+// What the factor of an item holds: panels, inverse pivots, and the shift.
+struct Factor {
+  double *panels, *inverse, *shift;
+
+  Factor(const Pattern& K, double* start)
+      : panels(start), inverse(start + K.size), shift(inverse + K.n) {}
+
+  static int64_t size(const Pattern& K) { return K.size + 2 * static_cast<int64_t>(K.n); }
+};
+
 ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Numbers values, Numbers shift,
-                     ffi::Result<Words> factor, ffi::Result<Flags> singular) {
+                     bool adapt, ffi::Result<Words> words, ffi::Result<Flags> singular) {
   if (!real(values) || !real(shift))
     return ffi::Error::InvalidArgument("values and shift must be real");
   const Pattern K(plan.typed_data());
-  const auto dims = factor->dimensions();
+  const auto dims = words->dimensions();
   const Batch value_of(values.dimensions(), dims), shift_of(shift.dimensions(), dims);
-  double* out = reinterpret_cast<double*>(factor->typed_data());
+  double* out = reinterpret_cast<double*>(words->typed_data());
   parallel(pool, items(dims), [&](int64_t item) {
-    double *panels = out + item * (K.size + K.n), *inverse = panels + K.size;
+    const Factor factor(K, out + item * Factor::size(K));
     const Values entries(values, value_of(item), K.entries);
-    std::vector<double> diagonal(K.n);
-    read(shift, shift_of(item), K.n, K.pivots, diagonal.data());
-    const Factorisation factorisation(K, gemm);
-    factorisation.factorise(entries.data(), diagonal.data(), panels, inverse);
-    const Refinement refinement(factorisation, K.n, entries.data(), panels, inverse,
-                                diagonal.data());
-    singular->typed_data()[item] = refinement.singular();
+    read(shift, shift_of(item), K.n, K.pivots, factor.shift);
+    singular->typed_data()[item] = diffqcp::factorise_with_best_shift(
+        Factorisation(K, gemm), K.n, entries.data(), adapt, factor.panels,
+        factor.inverse, factor.shift);
   });
   return ffi::Error::Success();
 }
@@ -190,32 +197,30 @@ void grouped(ffi::ThreadPool& pool, int64_t count, bool shared, const Body& body
   });
 }
 
-ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words factor,
-                 Numbers shift, Flags singular, Numbers vector, double tolerance,
-                 double floor, int32_t max_steps, ffi::Result<ffi::AnyBuffer> solution,
+ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
+                 Flags singular, Numbers vector, double tolerance, double floor,
+                 int32_t max_steps, ffi::Result<ffi::AnyBuffer> solution,
                  ffi::Result<Errors> error, ffi::Result<Counts> steps) {
-  if (!real(values) || !real(shift) || !real(vector))
-    return ffi::Error::InvalidArgument("values, shift and vector must be real");
+  if (!real(values) || !real(vector))
+    return ffi::Error::InvalidArgument("values and vector must be real");
   const Pattern K(plan.typed_data());
   const auto dims = solution->dimensions();
-  const Batch value_of(values.dimensions(), dims), factor_of(factor.dimensions(), dims),
-      shift_of(shift.dimensions(), dims), vector_of(vector.dimensions(), dims),
-      singular_of(singular.dimensions(), dims, 0);
-  const double* factors = reinterpret_cast<const double*>(factor.typed_data());
+  const Batch value_of(values.dimensions(), dims), words_of(words.dimensions(), dims),
+      vector_of(vector.dimensions(), dims), singular_of(singular.dimensions(), dims, 0);
+  double* factors = reinterpret_cast<double*>(words.typed_data());
   // A regular matrix that is shared takes several right-hand sides at a time.
-  const bool shared = value_of.shared() && factor_of.shared() && shift_of.shared() &&
-                      singular_of.shared() && !singular.typed_data()[0];
+  const bool shared = value_of.shared() && words_of.shared() && singular_of.shared() &&
+                      !singular.typed_data()[0];
   grouped(pool, items(dims), shared, [&](int64_t item, auto size) {
     constexpr int C = decltype(size)::value;
     const Values entries(values, value_of(item), K.entries);
-    std::vector<double> diagonal(K.n), r(static_cast<size_t>(K.n) * C);
-    read(shift, shift_of(item), K.n, K.pivots, diagonal.data());
+    std::vector<double> r(static_cast<size_t>(K.n) * C);
     for (int c = 0; c < C; ++c)
       read(vector, vector_of(item + c), K.n, K.pivots, r.data() + c, C);
-    const double* panels = factors + factor_of(item) / 2;
+    const Factor factor(K, factors + words_of(item) / 2);
     const Factorisation factorisation(K, gemm);
-    const Refinement refinement(factorisation, K.n, entries.data(), panels,
-                                panels + K.size, diagonal.data());
+    const Refinement refinement(factorisation, K.n, entries.data(), factor.panels,
+                                factor.inverse, factor.shift);
     Outcome outcome[C];
     refinement.solve<C>(singular.typed_data()[singular_of(item)], tolerance, floor,
                         max_steps, r, outcome);
@@ -234,6 +239,7 @@ XLA_FFI_DEFINE_HANDLER(kFactorise, factorise,
                            .Arg<Plan>()
                            .Arg<Numbers>()
                            .Arg<Numbers>()
+                           .Attr<bool>("adapt")
                            .Ret<Words>()
                            .Ret<Flags>());
 XLA_FFI_DEFINE_HANDLER(kSolve, solve,
@@ -242,7 +248,6 @@ XLA_FFI_DEFINE_HANDLER(kSolve, solve,
                            .Arg<Plan>()
                            .Arg<Numbers>()
                            .Arg<Words>()
-                           .Arg<Numbers>()
                            .Arg<Flags>()
                            .Arg<Numbers>()
                            .Attr<double>("tolerance")
@@ -283,7 +288,7 @@ PyObject* analyse(PyObject*, PyObject* args) {
   const diffqcp::Indices plan = symbolic.plan();
   const Pattern pattern(plan.data());
   return Py_BuildValue("(NNLd)", bytes(plan), bytes(symbolic.source),
-                       static_cast<long long>(pattern.size + pattern.n),
+                       static_cast<long long>(Factor::size(pattern)),
                        symbolic.operations);
 }
 

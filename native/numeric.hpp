@@ -48,7 +48,7 @@ struct Pattern {
 constexpr int64_t kSmall = 8192;
 // Supernodes with fewer entries are solved with entry by entry.
 constexpr int64_t kNarrow = 256;
-constexpr Index kBlock = 48;  // columns of a panel that are eliminated one by one
+constexpr Index kBlock = 8;  // columns of a panel that are eliminated one by one
 
 // Below this many multiplications a call of a vectorised function costs more than it saves.
 constexpr int64_t kTiny = 32;
@@ -152,7 +152,7 @@ class Factorisation {
         const double inverse = 1 / d[begin];
         for (Index i = 1; i < height; ++i) panel[i] *= inverse;
       } else {
-        eliminate(panel, height, width, begin, shift, d.data() + begin, scaled, work);
+        eliminate(panel, height, 0, width, begin, shift, d.data() + begin, scaled, work);
       }
       // A constraint that is not active has no coupling; then nothing depends on it.
       if (height > width && coupled(panel, height, width)) {
@@ -339,34 +339,35 @@ class Factorisation {
           const_cast<double*>(b), &ldb, &beta, c, &ldc);
   }
 
-  // The dense factorisation of a panel: its columns in blocks, each first updated by all
-  // columns before it.
-  void eliminate(double* panel, Index height, Index width, Index begin,
+  // The dense factorisation of the columns start .. end of a panel, in halves: the second
+  // one is updated by the first in one product.
+  void eliminate(double* panel, Index height, Index start, Index end, Index begin,
                  const double* shift, double* d, std::vector<double>& scaled,
                  std::vector<double>& work) const {
-    for (Index start = 0; start < width; start += kBlock) {
-      const Index end = std::min<Index>(start + kBlock, width), wide = end - start;
-      if (start > 0) {
-        work.resize(std::max(work.size(), static_cast<size_t>(start) * wide));
-        for (Index k = 0; k < start; ++k)
-          for (Index j = 0; j < wide; ++j)
-            work[static_cast<int64_t>(k) * wide + j] =
-                panel[static_cast<int64_t>(k) * height + start + j] * d[k];
-        double* target = panel + static_cast<int64_t>(start) * height + start;
-        multiply_transposed(height - start, wide, start, 1.0, panel + start, height,
-                            work.data(), wide, target, height);
-      }
-      for (Index j = start; j < end; ++j) {
-        double* column = panel + static_cast<int64_t>(j) * height;
-        for (Index k = start; k < j; ++k)
-          scaled[k - start] = panel[static_cast<int64_t>(k) * height + j] * d[k];
-        subtract_columns(height - j, j - start,
-                         panel + static_cast<int64_t>(start) * height + j, height,
-                         scaled.data(), column + j);
-        d[j] = pivot(column[j], shift[begin + j]);
-        const double inverse = 1 / d[j];
-        for (Index i = j + 1; i < height; ++i) column[i] *= inverse;
-      }
+    if (end - start > kBlock) {
+      const Index middle = start + (end - start + 1) / 2;
+      const Index rank = middle - start, wide = end - middle;
+      eliminate(panel, height, start, middle, begin, shift, d, scaled, work);
+      const double* left = panel + static_cast<int64_t>(start) * height + middle;
+      work.resize(std::max(work.size(), static_cast<size_t>(rank) * wide));
+      for (Index k = 0; k < rank; ++k)
+        for (Index j = 0; j < wide; ++j)
+          work[static_cast<int64_t>(k) * wide + j] =
+              left[static_cast<int64_t>(k) * height + j] * d[start + k];
+      multiply_transposed(height - middle, wide, rank, 1.0, left, height, work.data(), wide,
+                          panel + static_cast<int64_t>(middle) * height + middle, height);
+      return eliminate(panel, height, middle, end, begin, shift, d, scaled, work);
+    }
+    for (Index j = start; j < end; ++j) {
+      double* column = panel + static_cast<int64_t>(j) * height;
+      for (Index k = start; k < j; ++k)
+        scaled[k - start] = panel[static_cast<int64_t>(k) * height + j] * d[k];
+      subtract_columns(height - j, j - start,
+                       panel + static_cast<int64_t>(start) * height + j, height,
+                       scaled.data(), column + j);
+      d[j] = pivot(column[j], shift[begin + j]);
+      const double inverse = 1 / d[j];
+      for (Index i = j + 1; i < height; ++i) column[i] *= inverse;
     }
   }
 

@@ -48,6 +48,9 @@ class MinimumDegree {
         dense_.push_back(i);
       }
     }
+    std::stable_sort(dense_.begin(), dense_.end(), [ptr](int32_t i, int32_t j) {
+      return ptr[i + 1] - ptr[i] < ptr[j + 1] - ptr[j];
+    });
     lists_.reserve(ptr[n]);
     for (int32_t i = 0; i < n; ++i) {
       if (weights_[i] == 0) continue;

@@ -29,9 +29,16 @@ class Refinement {
     }
   }
 
-  // Whether one step of (2) leaves more of a random vector than rounding errors.
-  bool singular() const {
-    std::vector<double> probe(n_);
+  struct Rank {
+    bool singular;
+    double doubt;  // how far (2) is from a projection, if K is singular
+  };
+
+  // Whether one step of (2) leaves more of a random vector than rounding errors, and if
+  // so, what the next step changes of it: little, if no eigenvalue of K is of the size of
+  // E, and the factors are accurate.
+  Rank rank() const {
+    std::vector<double> probe(n_), next;
     uint64_t state = 0x9E3779B97F4A7C15;
     for (Index k = 0; k < n_; ++k) {
       state ^= state << 13;  // Marsaglia's xorshift
@@ -40,9 +47,14 @@ class Refinement {
       const double uniform = static_cast<double>(state >> 11) * 0x1p-53;
       probe[k] = scale_[k] * std::sqrt(12.0) * (uniform - 0.5);
     }
-    factorisation_.solve<1>(panels_, inverse_, probe.data());
-    for (Index k = 0; k < n_; ++k) probe[k] *= shift_[k];
-    return norm(inverse_scale_, probe) > 0.01;
+    contract(probe);
+    const double left = norm(inverse_scale_, probe);
+    if (!(left > 0.01)) return {false, 0};  // NaN is told by the solution
+    next = probe;
+    contract(next);
+    for (Index k = 0; k < n_; ++k) next[k] -= probe[k];
+    const double doubt = norm(inverse_scale_, next) / left;
+    return {true, std::isfinite(doubt) ? doubt : 1e300};
   }
 
   // Overwrites C interleaved right-hand sides by the solutions. Only a single one may be
@@ -108,16 +120,19 @@ class Refinement {
       double change = std::numeric_limits<double>::infinity();
       for (int32_t step = 0; change > tolerance * size && step < max_steps; ++step) {
         next = part;
-        factorisation_.solve<1>(panels_, inverse_, next.data());
-        for (Index k = 0; k < n_; ++k) {
-          next[k] *= shift_[k];
-          part[k] -= next[k];
-        }
+        contract(next);
+        for (Index k = 0; k < n_; ++k) part[k] -= next[k];
         change = norm(weight, part);
         part.swap(next);
       }
       for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
     }
+  }
+
+  // One step of (2).
+  void contract(std::vector<double>& vector) const {
+    factorisation_.solve<1>(panels_, inverse_, vector.data());
+    for (Index k = 0; k < n_; ++k) vector[k] *= shift_[k];
   }
 
   template <int C>
@@ -144,5 +159,33 @@ class Refinement {
   const double *values_, *panels_, *inverse_, *shift_;
   std::vector<double> scale_, inverse_scale_;
 };
+
+// Factorises K + E. If K is singular and the second step of (2) differs from the first,
+// some eigenvalue of K is of the size of E, and smaller shifts are tried: the one of which
+// (2) is closest to a projection is taken. `shift` is the one to start from, and becomes
+// the one taken. Returns whether K is singular.
+inline bool factorise_with_best_shift(const Factorisation& factorisation, Index n,
+                                      const double* values, bool adapt, double* panels,
+                                      double* inverse, double* shift) {
+  constexpr double factors[] = {1, 1. / 16, 1. / 16};  // of the one before
+  constexpr double clear = 1e-3;
+  const auto attempt = [&](double factor) {
+    for (Index k = 0; k < n; ++k) shift[k] *= factor;
+    factorisation.factorise(values, shift, panels, inverse);
+    return Refinement(factorisation, n, values, panels, inverse, shift).rank();
+  };
+  double total = 1, best = 1;
+  Refinement::Rank best_rank{true, std::numeric_limits<double>::infinity()};
+  for (const double factor : factors) {
+    const Refinement::Rank rank = attempt(factor);
+    total *= factor;
+    if (!rank.singular || rank.doubt < clear || !adapt) return rank.singular;
+    if (rank.doubt < best_rank.doubt) {
+      best_rank = rank;
+      best = total;
+    }
+  }
+  return best == total ? true : attempt(best / total).singular;
+}
 
 }  // namespace diffqcp

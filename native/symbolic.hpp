@@ -85,12 +85,27 @@ inline Indices elimination_tree(Index n, const Graph& graph) {
   return parent;
 }
 
-// order[k] is the k-th node of a depth-first traversal, children before parents.
-inline Indices postorder(const Indices& parent) {
+// order[k] is the k-th node of a depth-first traversal, children before parents. Leaves
+// with the same neighbours follow each other.
+inline Indices postorder(const Graph& graph, const Indices& parent) {
   const Index n = static_cast<Index>(parent.size());
-  Indices head(n, -1), sibling(n, -1), order, stack;
+  Indices head(n, -1), sibling(n, -1), order, stack, nodes(n);
   order.reserve(n);
-  for (Index i = n - 1; i >= 0; --i) {
+  std::vector<uint64_t> hash(n, 0);
+  for (Index i = 0; i < n; ++i) {
+    for (Index p = graph.ptr[i]; p < graph.ptr[i + 1]; ++p)
+      hash[i] += (static_cast<uint64_t>(graph.idx[p]) + 1) * 0x9E3779B97F4A7C15;
+    if (parent[i] != -1) head[parent[i]] = i;
+  }
+  for (Index i = 0; i < n; ++i)
+    if (head[i] != -1) hash[i] = 0;  // not a leaf
+  // A list is taken from its end: leaves come first, so that the last child may continue
+  // the supernode of its parent.
+  std::iota(nodes.rbegin(), nodes.rend(), 0);
+  std::stable_sort(nodes.begin(), nodes.end(),
+                   [&](Index i, Index j) { return hash[i] < hash[j]; });
+  std::fill(head.begin(), head.end(), -1);
+  for (const Index i : nodes) {
     if (parent[i] == -1) continue;
     sibling[i] = head[parent[i]];
     head[parent[i]] = i;
@@ -158,12 +173,42 @@ inline bool worth_merging(double width, double zeros, double size) {
   return zeros <= 0.05 * size;
 }
 
+// Runs of leaves with the same neighbours, as one supernode: run[j] columns from j on,
+// or 0 within a run. They are not coupled, but one product with all of them is faster
+// than one with each.
+inline Indices runs_of_leaves(const Graph& graph, const Indices& parent,
+                              const Indices& count) {
+  const Index n = static_cast<Index>(parent.size());
+  Indices run(n, 1), size(n, 1);
+  for (Index j = 0; j < n; ++j)
+    if (parent[j] != -1) size[parent[j]] += size[j];
+  for (Index j = 0; j < n; j += run[j]) {
+    const auto same = [&](Index i) {
+      const auto begin = graph.idx.begin();
+      return size[i] == 1 && parent[i] == parent[j] && count[i] == count[j] &&
+             std::equal(begin + graph.ptr[j], begin + graph.ptr[j + 1],
+                        begin + graph.ptr[i]);
+    };
+    if (size[j] > 1 || parent[j] == -1) continue;
+    // Zeros on the triangle above are to be few.
+    const Index most = std::min<Index>(64, count[j] / 4);
+    while (run[j] < most && j + run[j] < n && same(j + run[j])) run[j + run[j]++] = 0;
+  }
+  return run;
+}
+
 // The first column of each supernode, and n.
-inline Indices supernodes(const Indices& parent, const Indices& count) {
+inline Indices supernodes(const Graph& graph, const Indices& parent, Indices count) {
   const Index n = static_cast<Index>(parent.size());
   Indices first;
-  for (Index j = 0; j < n; ++j)
-    if (j == 0 || parent[j - 1] != j || count[j - 1] != count[j] + 1) first.push_back(j);
+  const Indices run = runs_of_leaves(graph, parent, count);
+  for (Index j = 0; j < n; ++j) {
+    if (run[j] == 0) continue;
+    if (run[j] > 1) count[j] += run[j] - 1;
+    const bool follows = j > 0 && run[j - 1] == 1 && run[j] == 1;
+    if (!follows || parent[j - 1] != j || count[j - 1] != count[j] + 1)
+      first.push_back(j);
+  }
   // From the last one on, so that a parent is complete before its children are tried. A
   // supernode can be merged if its parent's columns follow its own.
   const Index total = static_cast<Index>(first.size());
@@ -211,7 +256,7 @@ inline Symbolic analyse(Index n, Index count, const Index* rows, const Index* co
   {
     const Graph graph(n, count, rows, cols, label);
     Indices ordered(n);
-    const Indices order = postorder(elimination_tree(n, graph));
+    const Indices order = postorder(graph, elimination_tree(n, graph));
     for (Index k = 0; k < n; ++k) ordered[k] = result.pivots[order[k]];
     result.pivots = std::move(ordered);
   }
@@ -219,7 +264,7 @@ inline Symbolic analyse(Index n, Index count, const Index* rows, const Index* co
   const Graph graph(n, count, rows, cols, label);
   const Indices parent = elimination_tree(n, graph);
   const Indices counts = column_counts(graph, parent);
-  result.first = supernodes(parent, counts);
+  result.first = supernodes(graph, parent, counts);
   const Index supers = static_cast<Index>(result.first.size()) - 1;
 
   // The rows of a supernode: those of its columns in K, and those of its children.

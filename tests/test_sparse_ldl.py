@@ -94,7 +94,7 @@ def test_factorisation(kind, name):
     """Against a dense solve."""
     rows, cols, values, shift, dense = quasidefinite(dict(graphs())[name], 1)
     factorisation = FACTORISATIONS[kind](dense.shape[0], rows, cols)
-    factors, singular = factorisation.factorise(jnp.asarray(values), jnp.asarray(shift))
+    factors, singular = factorisation.factorise(jnp.asarray(values), jnp.asarray(shift), True)
     assert not singular
     state = QuasidefiniteState(factors, jnp.asarray(shift), singular)
     vector = np.random.default_rng(2).normal(size=dense.shape[0])

@@ -16,14 +16,14 @@ columns of `K` for that cone are
 where `u0'tau = u1'tau = 0`. So `tau` takes the place of `r`, with two multipliers for the
 two constraints: two rows of `u0'A` and `u1'A`, and otherwise the entries of `A`. (Where
 `r` was, a diagonal of -1 is left.) The expanded matrix is quasi-definite, as `K` is, and
-since `|tau| = |r|`, its least-squares solution of least norm is that of `K`. (Interior-point
-methods expand their scaling in the same spirit: Domahidi, Chu and Boyd, "ECOS", ECC 2013,
-section III.)
+its least-squares solution of least norm is that of `K`, since `|tau| = |r|`.
+(Interior-point methods expand their scaling in the same spirit: Domahidi, Chu and Boyd,
+"ECOS", ECC 2013, section III.)
 """
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ from .sparsity import SparsityPattern
 class _Block(NamedTuple):
     """Equal cones whose eigen-coordinates follow each other.
 
-    - `start`, `count`, `size`: the first coordinate, how many cones, the size of each.
+    - `start`, `cones`, `size`: the first coordinate, how many cones, the size of each.
     - `entry`, `place`: the stored entries of `A` in these rows, and the row of each,
         counted from the block's first.
     - `pair`: which pair of a cone and a column each of them belongs to.
@@ -49,7 +49,7 @@ class _Block(NamedTuple):
     """
 
     start: int
-    count: int
+    cones: int
     size: int
     entry: np.ndarray
     place: np.ndarray
@@ -60,11 +60,11 @@ class _Block(NamedTuple):
 
     @property
     def dim(self) -> int:
-        return self.count * self.size
+        return self.cones * self.size
 
     @property
     def extra(self) -> int:
-        return 0 if self.tau is None else self.dim + 2 * self.count
+        return 0 if self.tau is None else self.dim + 2 * self.cones
 
 
 class Assembly:
@@ -123,7 +123,7 @@ class Assembly:
             rest = vector[start : start + block.dim].reshape(-1, block.size)
             rest = rest.at[:, :2].set(0).ravel()
             parts[0] = parts[0].at[start : start + block.dim].add(-rest)
-            parts += [eigenvectors.mv(rest), jnp.zeros(2 * block.count, vector.dtype)]
+            parts += [eigenvectors.mv(rest), jnp.zeros(2 * block.cones, vector.dtype)]
         return jnp.concatenate(parts)
 
     def contract(
@@ -150,7 +150,7 @@ class Assembly:
             if block.tau is not None:
                 start = self.n + block.start
                 parts.append(shift[start : start + block.dim])
-                parts.append(jnp.full(2 * block.count, multipliers, shift.dtype))
+                parts.append(jnp.full(2 * block.cones, multipliers, shift.dtype))
         return jnp.concatenate(parts)
 
     def _pairs(self, kkt: KKTOperator) -> Iterator[tuple[_Block, AbstractEigenvectors]]:
@@ -170,7 +170,7 @@ def assemble(kkt: KKTOperator) -> Assembly:
 def _assembly(
     P: SparsityPattern,
     A: SparsityPattern,
-    structure: jax.tree_util.PyTreeDef,
+    structure: Any,
     shapes: tuple[tuple[int, ...], ...],
 ) -> Assembly:
     leaves = [jax.ShapeDtypeStruct(shape, float) for shape in shapes]

@@ -25,10 +25,11 @@ class AbstractFactorisation(abc.ABC):
 
     @abc.abstractmethod
     def factorise(
-        self, values: Float[Array, " entries"], shift: Float[Array, " N"]
+        self, values: Float[Array, " entries"], shift: Float[Array, " N"], adapt: bool
     ) -> tuple[tuple[Array, Array], Bool[Array, ""]]:
         """The entries and the factor of the matrix plus `diag(shift)`, which must be
-        quasi-definite, and whether the matrix itself is singular.
+        quasi-definite, and whether the matrix itself is singular. If `adapt`, a smaller
+        shift may be taken where the matrix has eigenvalues of the size of this one.
         """
 
     @abc.abstractmethod

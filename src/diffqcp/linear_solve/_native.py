@@ -38,7 +38,7 @@ class NativeFactorisation(AbstractFactorisation):
         self._source = np.frombuffer(source, np.int32)
 
     def factorise(
-        self, values: Float[Array, " entries"], shift: Float[Array, " N"]
+        self, values: Float[Array, " entries"], shift: Float[Array, " N"], adapt: bool
     ) -> tuple[tuple[Array, Array], Bool[Array, ""]]:
         """The entries in the order of the factor, and the factor, as pairs of 32-bit
         words: JAX may have no doubles.
@@ -51,7 +51,7 @@ class NativeFactorisation(AbstractFactorisation):
             "diffqcp_ldl_factorise", results, vmap_method="expand_dims"
         )
         values = values[self._source]
-        factor, singular = call(self._plan, values, shift)
+        factor, singular = call(self._plan, values, shift, adapt=adapt)
         return (values, factor), singular
 
     def refined(
@@ -70,7 +70,6 @@ class NativeFactorisation(AbstractFactorisation):
         z, error, steps = call(
             self._plan,
             *state.factors,
-            state.shift,
             state.singular,
             vector,
             tolerance=np.float64(tolerances.tol),

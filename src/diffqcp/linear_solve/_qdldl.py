@@ -51,9 +51,12 @@ class QDLDLFactorisation(AbstractFactorisation):
         self.operations = float(np.sum(counts * (counts + 3) / 2))
 
     def factorise(
-        self, values: Float[Array, " entries"], shift: Float[Array, " N"]
+        self, values: Float[Array, " entries"], shift: Float[Array, " N"], adapt: bool
     ) -> tuple[tuple[Array, Array], Bool[Array, ""]]:
-        """The factor as pairs of 32-bit words: JAX may have no doubles."""
+        """The factor as pairs of 32-bit words: JAX may have no doubles. The shift is
+        always that given.
+        """
+        del adapt
         shape = jax.ShapeDtypeStruct((2 * self.fill,), jnp.uint32)
         factor = jax.pure_callback(
             self._factorise, shape, values, shift, vmap_method="sequential"

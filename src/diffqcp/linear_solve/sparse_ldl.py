@@ -46,7 +46,7 @@ class SparseLDL(AbstractQuasidefiniteSolver):
     - `regularisation`: the shift added before factorising, relative to the largest
         entries of `P` and `A`. By default 1.5e-8, the square root of the machine
         epsilon: without pivoting, the error of the factorisation grows as the shift
-        falls.
+        falls. Where `K` has eigenvalues of that size, down to 1/256 of it.
     - `tol`: the estimated relative error at which refinement ends. By default four
         times the machine epsilon.
     - `max_steps`: the most refinement steps. Two or three are usual.
@@ -68,7 +68,9 @@ class SparseLDL(AbstractQuasidefiniteSolver):
         assembly = assemble(operator)
         relative = self.relative_shift(shift.dtype)
         shift = assembly.expand_shift(shift, relative)
-        factors, singular = analyse(assembly).factorise(assembly.values(operator), shift)
+        factors, singular = analyse(assembly).factorise(
+            assembly.values(operator), shift, adapt=self.regularisation is None
+        )
         return SparseFactors(operator, factors, shift), singular
 
     def refined(
