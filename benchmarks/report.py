@@ -87,9 +87,11 @@ def _yardstick(records: Iterable[Record]) -> str:
         start += [seconds(forward["seconds"]), seconds(iteration)]
         keys = ("vjp", "vjp_jit", "jvp", "jvp_jit")
         times = [seconds(ours[key]) for key in keys]
-        rows.append([*start, *times, ratio(ours["vjp"] / iteration)])
+        ratios = [ratio(ours[key] / iteration) for key in ("vjp", "vjp_jit")]
+        rows.append([*start, *times, *ratios])
     names = ["problem", "n + m", "iterations", "solve", "one iteration"]
-    names += ["VJP", "VJP jitted", "JVP", "JVP jitted", "VJP / iteration"]
+    names += ["VJP", "VJP jitted", "JVP", "JVP jitted"]
+    names += ["VJP / iteration", "VJP jitted / iteration"]
     return _section(
         "Against one iteration of the solver",
         "Clarabel's time without its set-up, divided by its iterations, is the "

@@ -171,7 +171,7 @@ ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Numbers values, Numbers sh
     const Factor factor(K, out + item * Factor::size(K));
     const Values entries(values, value_of(item), K.entries);
     read(shift, shift_of(item), K.n, K.pivots, factor.shift);
-    singular->typed_data()[item] = diffqcp::factorise_with_best_shift(
+    singular->typed_data()[item] = diffqcp::factorise_with_shift(
         Factorisation(K, gemm), K.n, entries.data(), adapt, factor.panels,
         factor.inverse, factor.shift);
   });

@@ -31,14 +31,14 @@ class Refinement {
 
   struct Rank {
     bool singular;
-    double doubt;  // how far (2) is from a projection, if K is singular
+    double doubt, error;  // if it is
   };
 
-  // Whether one step of (2) leaves more of a random vector than rounding errors, and if
-  // so, what the next step changes of it: little, if no eigenvalue of K is of the size of
-  // E, and the factors are accurate.
+  // Whether one step of (2) leaves more of a random vector than rounding errors. If so,
+  // what the next step changes of it: little, if the other eigenvalues of K are all much
+  // larger than E; and the error of the first solve.
   Rank rank() const {
-    std::vector<double> probe(n_), next;
+    std::vector<double> probe(n_), left, next(n_);
     uint64_t state = 0x9E3779B97F4A7C15;
     for (Index k = 0; k < n_; ++k) {
       state ^= state << 13;  // Marsaglia's xorshift
@@ -47,14 +47,19 @@ class Refinement {
       const double uniform = static_cast<double>(state >> 11) * 0x1p-53;
       probe[k] = scale_[k] * std::sqrt(12.0) * (uniform - 0.5);
     }
-    contract(probe);
-    const double left = norm(inverse_scale_, probe);
-    if (!(left > 0.01)) return {false, 0};  // NaN is told by the solution
-    next = probe;
+    left = probe;
+    contract(left);
+    const double size = norm(inverse_scale_, left);
+    if (!(size > 0.01)) return {false, 0, 0};  // NaN shows in the solution
+    std::vector<double> solved(n_);
+    for (Index k = 0; k < n_; ++k) solved[k] = left[k] / shift_[k];
+    factorisation_.multiply<1>(values_, solved.data(), next.data());
+    for (Index k = 0; k < n_; ++k) next[k] += left[k] - probe[k];
+    const double error = norm(inverse_scale_, next) / norm(inverse_scale_, probe);
+    next = left;
     contract(next);
-    for (Index k = 0; k < n_; ++k) next[k] -= probe[k];
-    const double doubt = norm(inverse_scale_, next) / left;
-    return {true, std::isfinite(doubt) ? doubt : 1e300};
+    for (Index k = 0; k < n_; ++k) next[k] -= left[k];
+    return {true, norm(inverse_scale_, next) / size, error};
   }
 
   // Overwrites C interleaved right-hand sides by the solutions. Only a single one may be
@@ -160,32 +165,31 @@ class Refinement {
   std::vector<double> scale_, inverse_scale_;
 };
 
-// Factorises K + E. If K is singular and the second step of (2) differs from the first,
-// some eigenvalue of K is of the size of E, and smaller shifts are tried: the one of which
-// (2) is closest to a projection is taken. `shift` is the one to start from, and becomes
-// the one taken. Returns whether K is singular.
-inline bool factorise_with_best_shift(const Factorisation& factorisation, Index n,
-                                      const double* values, bool adapt, double* panels,
-                                      double* inverse, double* shift) {
-  constexpr double factors[] = {1, 1. / 16, 1. / 16};  // of the one before
-  constexpr double clear = 1e-3;
+// Factorises K + E. `shift` is the one to start from, and becomes the one taken: if K
+// seems singular, a larger one if the factors are not accurate; a smaller one if they are,
+// but (2) is not close to a projection, as then some eigenvalues of K are not much larger
+// than E. Returns whether K is singular.
+inline bool factorise_with_shift(const Factorisation& factorisation, Index n,
+                                 const double* values, bool adapt, double* panels,
+                                 double* inverse, double* shift) {
+  constexpr double step = 16, clear = 1e-6, accurate = 1e-5, tolerable = 1e-4;
+  constexpr int attempts = 4;
   const auto attempt = [&](double factor) {
     for (Index k = 0; k < n; ++k) shift[k] *= factor;
     factorisation.factorise(values, shift, panels, inverse);
     return Refinement(factorisation, n, values, panels, inverse, shift).rank();
   };
-  double total = 1, best = 1;
-  Refinement::Rank best_rank{true, std::numeric_limits<double>::infinity()};
-  for (const double factor : factors) {
-    const Refinement::Rank rank = attempt(factor);
-    total *= factor;
-    if (!rank.singular || rank.doubt < clear || !adapt) return rank.singular;
-    if (rank.doubt < best_rank.doubt) {
-      best_rank = rank;
-      best = total;
-    }
+  Refinement::Rank rank = attempt(1);
+  if (!adapt || !rank.singular) return rank.singular;
+  if (!(rank.error < accurate)) {
+    for (int k = 1; k < attempts && !(rank.error < accurate); ++k) rank = attempt(step);
+    return true;
   }
-  return best == total ? true : attempt(best / total).singular;
+  for (int k = 1; k < attempts && rank.singular && rank.doubt > clear; ++k) {
+    rank = attempt(1 / step);
+    if (rank.singular && !(rank.error < tolerable)) return attempt(step).singular;
+  }
+  return rank.singular;
 }
 
 }  // namespace diffqcp

@@ -46,7 +46,9 @@ class SparseLDL(AbstractQuasidefiniteSolver):
     - `regularisation`: the shift added before factorising, relative to the largest
         entries of `P` and `A`. By default 1.5e-8, the square root of the machine
         epsilon: without pivoting, the error of the factorisation grows as the shift
-        falls. Where `K` has eigenvalues of that size, down to 1/256 of it.
+        falls. Where `K` has eigenvalues of about that size or less, smaller shifts are
+        tried, down to 4e-12, and where the factors are not accurate, larger ones, up to
+        6e-5.
     - `tol`: the estimated relative error at which refinement ends. By default four
         times the machine epsilon.
     - `max_steps`: the most refinement steps. Two or three are usual.
