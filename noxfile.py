@@ -54,9 +54,16 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The figures of the README: `benchmarks/accuracy.py`."""
-    session.install(".[cvxpy,demo]")
-    session.run("python", "-m", "benchmarks.accuracy", *session.posargs)
+    """The accuracy table, then the benchmarks with every other package that installs,
+    and their page in `docs/`. Arguments go to `benchmarks.run`; all of it takes hours.
+    """
+    session.install(".[cvxpy]", "matplotlib>=3.8")
+    for package in ("moreau", "diffcp", "qpax", "proxsuite", "jaxopt", "torch", "qpth"):
+        session.run("python", "-m", "pip", "install", package, success_codes=[0, 1])
+    session.run("python", "-m", "benchmarks.accuracy")
+    results = f"{session.create_tmp()}/results.json"
+    session.run("python", "-m", "benchmarks.run", "--out", results, *session.posargs)
+    session.run("python", "-m", "benchmarks.report", results)
 
 
 @nox.session

@@ -98,7 +98,8 @@ def _jitted(
 
     def vjp(values, dx):
         zero = jnp.zeros(problem.m)
-        return rebuilt(*values).vjp(dx, zero, zero)
+        dP, dA, dq, db = rebuilt(*values).vjp(dx, zero, zero)
+        return dP.data, dA.data, dq, db
 
     def jvp(values, data):
         dP, dA = _matrices(problem, structure, data.P, data.A)

@@ -15,11 +15,11 @@ import diffqcp
 
 
 ROOT = Path(diffqcp.__file__).parent
-# The demo needs its own extra, and runs when imported as a script.
+# The demo needs its own extra, and runs when imported as a script; _ldl is compiled.
 MODULES = [
     info.name
     for info in pkgutil.walk_packages(diffqcp.__path__, "diffqcp.")
-    if not info.name.endswith(("__main__", "_demo"))
+    if not info.name.endswith((".__main__", "._demo", "._ldl"))
 ]
 PUBLIC = [name for name in MODULES if "._" not in name]
 

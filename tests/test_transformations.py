@@ -199,9 +199,8 @@ def test_factorises_once(case):
         tol: float | None = None
         max_steps: int = 50
 
-        @property
-        def shift_exponent(self):
-            return LU().shift_exponent
+        def default_shift(self, dtype):
+            return LU().default_shift(dtype)
 
         def factorise(self, operator, shift):
             calls.append(operator)

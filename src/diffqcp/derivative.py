@@ -36,10 +36,15 @@ class SolutionDerivative(lx.AbstractLinearOperator):
     kkt: KKTOperator
     x: Float[Array, " n"]
     y: Float[Array, " m"]
-    solver: FrozenSolver
+    frozen_solver: FrozenSolver
     state: Any
     structure: AbstractQCPStructure = eqx.field(static=True)
     throw: bool = eqx.field(static=True)
+
+    @property
+    def solver(self) -> lx.AbstractLinearSolver:
+        """The solver of the linear system; `state` is its state for `kkt`."""
+        return self.frozen_solver.thaw()
 
     def mv(self, vector: PyTree[ArrayLike]) -> Solution:
         """Jacobian-vector product.
@@ -152,7 +157,7 @@ def _backward(
 ) -> tuple[Data, Bool[Array, ""]]:
     kkt = derivative.kkt
     w, u, solved = kkt.solve(
-        *adjoint_system(kkt, cotangents), derivative.solver.thaw(), derivative.state
+        *adjoint_system(kkt, cotangents), derivative.solver, derivative.state
     )
     pulled = pull_back(derivative.structure, derivative.x, derivative.y, cotangents, w, u)
     return pulled, solved
@@ -167,9 +172,7 @@ def push_forward(
     dA_matrix = structure.A_matrix(dA)
     r1 = structure.P_mv(dP, x) + dA_matrix.transpose_mv(y) + dq
     r2 = db - dA_matrix.mv(x)
-    dx, dy, solved = derivative.kkt.solve(
-        -r1, r2, derivative.solver.thaw(), derivative.state
-    )
+    dx, dy, solved = derivative.kkt.solve(-r1, r2, derivative.solver, derivative.state)
     return (dx, dy, r2 - derivative.kkt.A.mv(dx)), solved
 
 

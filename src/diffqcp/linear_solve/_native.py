@@ -3,12 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .. import _ldl
+from .._ldl import analyse, handlers
 from ._factorisation import AbstractFactorisation
 from ._quasidefinite import Outcome, QuasidefiniteState, Tolerances
 
 
-for _name, _handler in _ldl.handlers().items():
+for _name, _handler in handlers().items():
     jax.ffi.register_ffi_target(f"diffqcp_ldl_{_name}", _handler, platform="cpu")
 
 
@@ -28,7 +28,7 @@ class NativeFactorisation(AbstractFactorisation):
 
         **Raises:** `MemoryError` if the factor would have more than 2^31 entries.
         """
-        plan, source, self.fill, self.operations = _ldl.analyse(
+        plan, source, self.fill, self.operations = analyse(
             order,
             np.ascontiguousarray(rows, np.int32),
             np.ascontiguousarray(cols, np.int32),

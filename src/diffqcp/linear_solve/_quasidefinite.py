@@ -75,10 +75,9 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
     tol: eqx.AbstractVar[float | None]
     max_steps: eqx.AbstractVar[int]
 
-    @property
     @abc.abstractmethod
-    def shift_exponent(self) -> float:
-        """The default of `regularisation`, as a power of the machine epsilon."""
+    def default_shift(self, dtype: DTypeLike) -> float:
+        """What `regularisation` is if it is None."""
 
     @abc.abstractmethod
     def factorise(
@@ -110,8 +109,8 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
 
     def relative_shift(self, dtype: DTypeLike) -> float:
         """The size of the shift, relative to the entries of `P` and `A`."""
-        default = float(jnp.finfo(dtype).eps) ** self.shift_exponent
-        return default if self.regularisation is None else self.regularisation
+        given = self.regularisation
+        return self.default_shift(dtype) if given is None else given
 
     def _shift(self, operator: KKTOperator) -> Float[Array, " N"]:
         """Of the size of `P` and of `A`; less where the other one is much larger, since

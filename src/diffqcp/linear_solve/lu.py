@@ -2,7 +2,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, DTypeLike, Float, Integer
 
 from ..kkt import KKTOperator
 from ._quasidefinite import (
@@ -51,12 +51,12 @@ class LU(AbstractQuasidefiniteSolver):
     tol: float | None = None
     max_steps: int = 50
 
-    @property
-    def shift_exponent(self) -> float:
-        """Two thirds. The shift is the smallest eigenvalue that is resolved fast, and may
-        be below `sqrt(eps)`: the null space is removed up to `(eps / shift)^3`.
+    def default_shift(self, dtype: DTypeLike) -> float:
+        """The machine epsilon to the power 2/3. The shift is the smallest eigenvalue that
+        is resolved fast, and may be below `sqrt(eps)`: the null space is removed up to
+        `(eps / shift)^3`.
         """
-        return 2 / 3
+        return float(jnp.finfo(dtype).eps) ** (2 / 3)
 
     def factorise(
         self, operator: KKTOperator, shift: Float[Array, " N"]

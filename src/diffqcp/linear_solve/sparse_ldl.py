@@ -1,7 +1,9 @@
 import functools
 from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Float
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, DTypeLike, Float
 
 from ..assembly import assemble, Assembly
 from ..kkt import KKTOperator
@@ -44,8 +46,8 @@ class SparseLDL(AbstractQuasidefiniteSolver):
     **Arguments:**
 
     - `regularisation`: the shift added before factorising, relative to the largest
-        entries of `P` and `A`. By default 1.5e-8, the square root of the machine
-        epsilon: without pivoting, the error of the factorisation grows as the shift
+        entries of `P` and `A`. By default 1.5e-8 (2e-5 if the data are in float32):
+        without pivoting, the error of the factorisation grows as the shift
         falls. Where `K` has eigenvalues of about that size or less, smaller shifts are
         tried, down to 4e-12, and where the factors are not accurate, larger ones, up to
         6e-5.
@@ -58,10 +60,12 @@ class SparseLDL(AbstractQuasidefiniteSolver):
     tol: float | None = None
     max_steps: int = 50
 
-    @property
-    def shift_exponent(self) -> float:
-        """One half."""
-        return 1 / 2
+    def default_shift(self, dtype: DTypeLike) -> float:
+        """The square root of the machine epsilon of float64, or if the data are less
+        accurate than that, theirs to the power 2/3.
+        """
+        eps = float(jnp.finfo(dtype).eps)
+        return max(eps ** (2 / 3), float(np.finfo(np.float64).eps) ** 0.5)
 
     def factorise(
         self, operator: KKTOperator, shift: Float[Array, " N"]
@@ -70,8 +74,10 @@ class SparseLDL(AbstractQuasidefiniteSolver):
         assembly = assemble(operator)
         relative = self.relative_shift(shift.dtype)
         shift = assembly.expand_shift(shift, relative)
+        # Rounding errors of less accurate data are not to be taken for eigenvalues.
+        adapt = self.regularisation is None and shift.dtype == np.float64
         factors, singular = analyse(assembly).factorise(
-            assembly.values(operator), shift, adapt=self.regularisation is None
+            assembly.values(operator), shift, adapt=adapt
         )
         return SparseFactors(operator, factors, shift), singular
 
