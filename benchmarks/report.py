@@ -171,7 +171,15 @@ def _comparison(records: Iterable[Record], rivals: dict[str, str]) -> str:
             if "note" in found:
                 notes[name] = found["note"]
     listed = "\n".join(f"- {name}: {note}" for name, note in notes.items())
-    times = _table(["problem", "diffqcp", *names], rows(lambda r: seconds(r["vjp"])))
+    times = _table(
+        ["problem", "diffqcp jitted", "diffqcp", *names],
+        [
+            [row[0], seconds(record["ours"]["vjp_jit"]), *row[1:]]
+            for record, row in zip(
+                records, rows(lambda r: seconds(r["vjp"])), strict=True
+            )
+        ],
+    )
     errors = _table(["problem", "diffqcp", *names], rows(lambda r: power(r.get("error"))))
     return _section(
         "Against other packages",

@@ -24,6 +24,7 @@ using diffqcp::Refinement;
 namespace {
 
 Gemm* gemm = nullptr;  // SciPy's
+constexpr double kNotConverged = 1e-8;
 
 using Plan = ffi::Buffer<ffi::S32>;
 using Numbers = ffi::AnyBuffer;           // float32 or float64, float64 inside
@@ -222,10 +223,17 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
     const Refinement refinement(factorisation, K.n, entries.data(), factor.panels,
                                 factor.inverse, factor.shift);
     Outcome outcome[C];
-    refinement.solve<C>(singular.typed_data()[singular_of(item)], tolerance, floor,
-                        max_steps, r, outcome);
+    const bool known = singular.typed_data()[singular_of(item)];
+    refinement.solve<C>(known, tolerance, floor, max_steps, r, outcome);
     for (int c = 0; c < C; ++c) {
       write(r, c, C, K.pivots, *solution, (item + c) * K.n, K.n);
+      // A null vector may have escaped notice: then all of (2) is needed.
+      if (!known && outcome[c].error > kNotConverged) {
+        std::vector<double> again(K.n);
+        read(vector, vector_of(item + c), K.n, K.pivots, again.data());
+        refinement.solve<1>(true, tolerance, floor, max_steps, again, &outcome[c]);
+        write(again, 0, 1, K.pivots, *solution, (item + c) * K.n, K.n);
+      }
       error->typed_data()[item + c] = static_cast<float>(outcome[c].error);
       steps->typed_data()[item + c] = outcome[c].steps;
     }

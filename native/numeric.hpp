@@ -149,8 +149,8 @@ class Factorisation {
       }
       if (width == 1) {
         d[begin] = pivot(panel[0], shift[begin]);
-        const double inverse = 1 / d[begin];
-        for (Index i = 1; i < height; ++i) panel[i] *= inverse;
+        const double reciprocal = 1 / d[begin];
+        for (Index i = 1; i < height; ++i) panel[i] *= reciprocal;
       } else {
         eliminate(panel, height, 0, width, begin, shift, d.data() + begin, scaled, work);
       }

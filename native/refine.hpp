@@ -12,6 +12,9 @@
 
 namespace diffqcp {
 
+// What a vector is: a solution z is measured by |E|^(1/2) z, a residual by its inverse.
+enum Units { kSolution, kResidual };
+
 struct Outcome {
   double error;  // estimated, relative
   int32_t steps;
@@ -22,12 +25,7 @@ class Refinement {
   Refinement(const Factorisation& factorisation, Index n, const double* values,
              const double* panels, const double* inverse, const double* shift)
       : factorisation_(factorisation), n_(n), values_(values), panels_(panels),
-        inverse_(inverse), shift_(shift), scale_(n), inverse_scale_(n) {
-    for (Index k = 0; k < n; ++k) {
-      scale_[k] = std::sqrt(std::abs(shift[k]));
-      inverse_scale_[k] = 1 / scale_[k];
-    }
-  }
+        inverse_(inverse), shift_(shift) {}
 
   struct Rank {
     bool singular;
@@ -37,7 +35,14 @@ class Refinement {
   // Whether one step of (2) leaves more of a random vector than rounding errors. If so,
   // what the next step changes of it: little, if the other eigenvalues of K are all much
   // larger than E; and the error of the first solve.
+  //
+  // If u is in the null space, |u| = 1, and its last entry is u_j, then the j-th pivot is
+  // about e / u_j^2. So if all pivots are large there is no null vector, but for one with
+  // a very small last entry, and for that the solution will not converge.
   Rank rank() const {
+    bool small = false;
+    for (Index k = 0; k < n_; ++k) small = small || !(inverse_[k] * shift_[k] < 1e-6);
+    if (!small) return {false, 0, 0};
     std::vector<double> probe(n_), left, next(n_);
     uint64_t state = 0x9E3779B97F4A7C15;
     for (Index k = 0; k < n_; ++k) {
@@ -45,21 +50,21 @@ class Refinement {
       state ^= state >> 7;
       state ^= state << 17;
       const double uniform = static_cast<double>(state >> 11) * 0x1p-53;
-      probe[k] = scale_[k] * std::sqrt(12.0) * (uniform - 0.5);
+      probe[k] = std::sqrt(12 * std::abs(shift_[k])) * (uniform - 0.5);
     }
     left = probe;
     contract(left);
-    const double size = norm(inverse_scale_, left);
+    const double size = norm(kResidual, left);
     if (!(size > 0.01)) return {false, 0, 0};  // NaN shows in the solution
     std::vector<double> solved(n_);
     for (Index k = 0; k < n_; ++k) solved[k] = left[k] / shift_[k];
     factorisation_.multiply<1>(values_, solved.data(), next.data());
     for (Index k = 0; k < n_; ++k) next[k] += left[k] - probe[k];
-    const double error = norm(inverse_scale_, next) / norm(inverse_scale_, probe);
+    const double error = norm(kResidual, next) / norm(kResidual, probe);
     next = left;
     contract(next);
     for (Index k = 0; k < n_; ++k) next[k] -= left[k];
-    return {true, norm(inverse_scale_, next) / size, error};
+    return {true, norm(kResidual, next) / size, error};
   }
 
   // Overwrites C interleaved right-hand sides by the solutions. Only a single one may be
@@ -67,18 +72,17 @@ class Refinement {
   template <int C>
   void solve(bool singular, double tolerance, double floor, int32_t max_steps,
              std::vector<double>& r, Outcome* outcome) const {
-    const auto range_part = [&](std::vector<double>& vector,
-                                const std::vector<double>& weight) {
-      if (singular) subtract_null_part(vector, weight, tolerance, max_steps);
+    const auto range_part = [&](std::vector<double>& vector, Units units) {
+      if (singular) subtract_null_part(vector, units, tolerance, max_steps);
     };
     double smallest[C], last[C], length[C], size[C];
-    norms<C>(inverse_scale_, r, smallest);
+    norms<C>(kResidual, r, smallest);
     for (double& value : smallest) value *= floor;
-    range_part(r, inverse_scale_);
+    range_part(r, kResidual);
     std::vector<double> z = r, correction(z.size());
     factorisation_.solve<C>(panels_, inverse_, z.data());
-    range_part(z, scale_);
-    norms<C>(scale_, z, last);
+    range_part(z, kSolution);
+    norms<C>(kSolution, z, last);
     bool active[C], any = false;
     for (int c = 0; c < C; ++c) {
       const double infinity = std::numeric_limits<double>::infinity();
@@ -91,12 +95,12 @@ class Refinement {
       factorisation_.multiply<C>(values_, z.data(), correction.data());
       for (size_t k = 0; k < z.size(); ++k) correction[k] = r[k] - correction[k];
       factorisation_.solve<C>(panels_, inverse_, correction.data());
-      range_part(correction, scale_);
-      norms<C>(scale_, correction, length);
+      range_part(correction, kSolution);
+      norms<C>(kSolution, correction, length);
       for (Index k = 0; k < n_; ++k)
         for (int c = 0; c < C; ++c)
           if (active[c]) z[k * size_t{C} + c] += correction[k * size_t{C} + c];
-      norms<C>(scale_, z, size);
+      norms<C>(kSolution, z, size);
       any = false;
       for (int c = 0; c < C; ++c) {
         if (!active[c]) continue;
@@ -116,18 +120,18 @@ class Refinement {
 
  private:
   // Iteration (2), three times.
-  void subtract_null_part(std::vector<double>& vector, const std::vector<double>& weight,
-                          double tolerance, int32_t max_steps) const {
+  void subtract_null_part(std::vector<double>& vector, Units units, double tolerance,
+                          int32_t max_steps) const {
     std::vector<double> part, next;
     for (int repeat = 0; repeat < 3; ++repeat) {
       part = vector;
-      const double size = norm(weight, vector);
+      const double size = norm(units, vector);
       double change = std::numeric_limits<double>::infinity();
       for (int32_t step = 0; change > tolerance * size && step < max_steps; ++step) {
         next = part;
         contract(next);
         for (Index k = 0; k < n_; ++k) part[k] -= next[k];
-        change = norm(weight, part);
+        change = norm(units, part);
         part.swap(next);
       }
       for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
@@ -140,29 +144,30 @@ class Refinement {
     for (Index k = 0; k < n_; ++k) vector[k] *= shift_[k];
   }
 
+  // Norms in which both blocks have the same units.
   template <int C>
-  static void norms(const std::vector<double>& weight, const std::vector<double>& vector,
-                    double* result) {
-    double sum[2][C] = {};
-    for (size_t k = 0; k < weight.size(); ++k)
+  void norms(Units units, const std::vector<double>& vector, double* result) const {
+    double sum[C] = {};
+    for (Index k = 0; k < n_; ++k) {
+      const double size = std::abs(shift_[k]);
+      const double weight = units == kSolution ? size : 1 / size;
       for (int c = 0; c < C; ++c) {
-        const double entry = weight[k] * vector[k * C + c];
-        sum[k % 2][c] += entry * entry;
+        const double entry = vector[static_cast<size_t>(k) * C + c];
+        sum[c] += weight * entry * entry;
       }
-    for (int c = 0; c < C; ++c) result[c] = std::sqrt(sum[0][c] + sum[1][c]);
+    }
+    for (int c = 0; c < C; ++c) result[c] = std::sqrt(sum[c]);
   }
 
-  static double norm(const std::vector<double>& weight,
-                     const std::vector<double>& vector) {
+  double norm(Units units, const std::vector<double>& vector) const {
     double result;
-    norms<1>(weight, vector, &result);
+    norms<1>(units, vector, &result);
     return result;
   }
 
   const Factorisation& factorisation_;
   Index n_;
   const double *values_, *panels_, *inverse_, *shift_;
-  std::vector<double> scale_, inverse_scale_;
 };
 
 // Factorises K + E. `shift` is the one to start from, and becomes the one taken: if K

@@ -1,5 +1,4 @@
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,20 +7,12 @@ import lineax as lx
 import numpy as np
 from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
-from jaxtyping import Array, ArrayLike, Bool, Float, Real
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from ._checks import as_vector
-from .derivative import (
-    adjoint_system,
-    checked,
-    Data,
-    pull_back,
-    push_forward,
-    Solution,
-    SolutionDerivative,
-)
-from .kkt import KKTOperator
-from .linear_solve import FrozenSolver, select_solver
+from ._differentiate import compute_derivative, compute_jvp, compute_vjp, Values
+from .derivative import checked, Solution, SolutionDerivative
+from .linear_solve import select_solver
 from .structure import AbstractQCPStructure, QCPStructureCPU, QCPStructureGPU
 
 
@@ -54,8 +45,8 @@ class AbstractQCP(eqx.Module):
         structure = self.problem_structure
         return structure.wrap(self.A_values, structure.A_pattern)
 
-    def _values(self) -> "_Values":
-        return _Values(
+    def _values(self) -> Values:
+        return Values(
             self.P_values, self.A_values, self.q, self.b, self.x, self.y, self.s
         )
 
@@ -89,7 +80,7 @@ class AbstractQCP(eqx.Module):
         **Raises:** `ValueError` for an unknown `solve_method`, `TypeError` if `solver`
         is not a lineax solver.
         """
-        return _derivative(
+        return compute_derivative(
             select_solver(solve_method, solver),
             self._values(),
             structure=self.problem_structure,
@@ -133,7 +124,7 @@ class AbstractQCP(eqx.Module):
             as_vector("dq", dq, structure.n, dtype),
             as_vector("db", db, structure.m, dtype),
         )
-        solution, solved = _jvp(
+        solution, solved = compute_jvp(
             select_solver(solve_method, solver),
             self._values(),
             data,
@@ -176,7 +167,7 @@ class AbstractQCP(eqx.Module):
             as_vector("dy", dy, structure.m, dtype),
             as_vector("ds", ds, structure.m, dtype),
         )
-        data, solved = _vjp(
+        data, solved = compute_vjp(
             select_solver(solve_method, solver),
             self._values(),
             cotangents,
@@ -273,137 +264,6 @@ class DeviceQCP(AbstractQCP):
         arrays = _check(QCPStructureGPU, problem_structure, P, A, q, b, x, y, s)
         self.P_values, self.A_values, self.q, self.b, self.x, self.y, self.s = arrays
         self.problem_structure = problem_structure
-
-
-class _Values(NamedTuple):
-    """All that a QCP has besides its structure."""
-
-    P: Float[Array, " nnzP"]
-    A: Float[Array, " nnzA"]
-    q: Float[Array, " n"]
-    b: Float[Array, " m"]
-    x: Float[Array, " n"]
-    y: Float[Array, " m"]
-    s: Float[Array, " m"]
-
-
-def _factorise(
-    structure: AbstractQCPStructure, values: _Values, solver: lx.AbstractLinearSolver
-) -> tuple[KKTOperator, Any]:
-    """`K`, and the solver's state for it."""
-    # Comparisons hide a NaN, as in an item of a batch whose solve has failed: then all
-    # of its derivative is to be NaN.
-    finite = jnp.stack([jnp.all(jnp.isfinite(part)) for part in values])
-    poison = jnp.where(jnp.all(finite), 0, jnp.nan).astype(values.x.dtype)
-    jacobian = structure.dual_cone.jacobian(values.y - values.s)
-    kkt = KKTOperator(
-        structure.P_matrix(values.P),
-        structure.A_matrix(values.A),
-        jacobian.map(lambda eigenvalues: eigenvalues + poison),
-    )
-    # The rules of lineax take the state for a constant.
-    return kkt, solver.init(jax.lax.stop_gradient(kkt), {})
-
-
-def _newton_system(
-    kkt: KKTOperator, values: _Values
-) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-    """The right-hand side of a semismooth Newton step on the optimality conditions
-
-        P x + A'Pi(v) + q = 0,    A x + Pi(v) - v = b        at v = y - s.
-
-    Its system is that of `diffqcp.kkt`, with the residuals for `r1` and `-r2`. For a QP
-    whose active set is right, the step ends at the exact solution.
-    """
-    v, y = values.y - values.s, _projected(kkt, values)
-    dual_residual = kkt.P.mv(values.x) + kkt.A.transpose_mv(y) + values.q
-    primal_residual = kkt.A.mv(values.x) + y - v - values.b
-    return -dual_residual, -primal_residual
-
-
-def _projected(kkt: KKTOperator, values: _Values) -> Float[Array, " m"]:
-    # Pi(v) = D v, since projections are homogeneous.
-    return kkt.jacobian.mv(values.y - values.s)
-
-
-def _polished(
-    kkt: KKTOperator,
-    values: _Values,
-    dx: Float[Array, " n"],
-    dy: Float[Array, " m"],
-) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-    """`x` and `y` after the Newton step.
-
-    One that changes them by more than a hundredth corrects no error of a solver: it
-    comes from a `K` that is nearly singular, and is not taken.
-    """
-    x, y = values.x + dx, _projected(kkt, values) + dy
-    taken = _close(x, values.x) & _close(y, values.y)
-    return jnp.where(taken, x, values.x), jnp.where(taken, y, values.y)
-
-
-def _close(new: Float[Array, " d"], old: Float[Array, " d"]) -> Bool[Array, ""]:
-    return jnp.linalg.norm(new - old) <= 0.01 * jnp.linalg.norm(old)
-
-
-@partial(jax.jit, static_argnames=("structure", "polish", "throw"))
-def _derivative(
-    solver: FrozenSolver,
-    values: _Values,
-    *,
-    structure: AbstractQCPStructure,
-    polish: bool,
-    throw: bool,
-) -> SolutionDerivative:
-    kkt, state = _factorise(structure, values, solver.thaw())
-    x, y = values.x, values.y
-    if polish:
-        dx, dy, _ = kkt.solve(*_newton_system(kkt, values), solver.thaw(), state)
-        x, y = _polished(kkt, values, dx, dy)
-    return SolutionDerivative(kkt, x, y, solver, state, structure, throw)
-
-
-@partial(jax.jit, static_argnames=("structure", "polish"))
-def _jvp(
-    solver: FrozenSolver,
-    values: _Values,
-    data: Data,
-    *,
-    structure: AbstractQCPStructure,
-    polish: bool,
-) -> tuple[Solution, Bool[Array, ""]]:
-    derivative = _derivative(
-        solver, values, structure=structure, polish=polish, throw=False
-    )
-    return push_forward(derivative, data)
-
-
-@partial(jax.jit, static_argnames=("structure", "polish"))
-def _vjp(
-    solver: FrozenSolver,
-    values: _Values,
-    cotangents: Solution,
-    *,
-    structure: AbstractQCPStructure,
-    polish: bool,
-) -> tuple[Data, Bool[Array, ""]]:
-    kkt, state = _factorise(structure, values, solver.thaw())
-    x, y = values.x, values.y
-
-    def solve(upper, dual):
-        return kkt.solve(upper, dual, solver.thaw(), state)
-
-    system = adjoint_system(kkt, cotangents)
-    if polish:
-        # Neither right-hand side needs the solution of the other: solve for both at once.
-        both = jax.tree.map(
-            lambda *parts: jnp.stack(parts), system, _newton_system(kkt, values)
-        )
-        (w, dx), (u, dy), (solved, _) = jax.vmap(solve)(*both)
-        x, y = _polished(kkt, values, dx, dy)
-    else:
-        w, u, solved = solve(*system)
-    return pull_back(structure, x, y, cotangents, w, u), solved
 
 
 def _check(

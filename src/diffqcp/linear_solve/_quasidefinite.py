@@ -24,7 +24,7 @@ class QuasidefiniteState(NamedTuple):
 
 class Tolerances(NamedTuple):
     """When to stop refining: at the estimated relative error `tol`, or after `max_steps`.
-    A solution smaller than `floor` times the right-hand side is zero up to rounding.
+    If `E z` is smaller than `floor` times the right-hand side, `z` is zero up to rounding.
     """
 
     tol: float
@@ -140,9 +140,8 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
         del options
         eps = float(jnp.finfo(vector.dtype).eps)
         tol = 4 * eps if self.tol is None else self.tol
-        floor = self.relative_shift(vector.dtype) * eps**0.5
         z, error, steps = self.refined(
-            state, vector, Tolerances(tol, floor, self.max_steps)
+            state, vector, Tolerances(tol, eps, self.max_steps)
         )
         # A solution with NaN is left to lineax, which knows whether the input was finite.
         result = lx.RESULTS.where(
