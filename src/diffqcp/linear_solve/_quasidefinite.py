@@ -24,7 +24,8 @@ class QuasidefiniteState(NamedTuple):
 
 class Tolerances(NamedTuple):
     """When to stop refining: at the estimated relative error `tol`, or after `max_steps`.
-    If `E z` is smaller than `floor` times the right-hand side, `z` is zero up to rounding.
+    If `E z` is smaller than `floor` times the right-hand side, `z` is zero up to rounding
+    errors.
     """
 
     tol: float
