@@ -116,7 +116,7 @@ def portfolio(order: int, seed: int = 0) -> Problem:
     A = sp.block_array(
         [[F, -sp.eye_array(k)], [budget, None], [-sp.eye_array(n), sp.csc_array((n, k))]]
     )
-    risk = np.concatenate([rng.uniform(0, np.sqrt(k), n), np.ones(k)])
+    risk = np.concatenate([rng.uniform(0.1, 1, n) * np.sqrt(k), np.ones(k)])
     held = rng.random(n) < 0.5
     y, s = _complementary(rng, n, active=~held)
     w = s / s.sum()  # the margin of a weight is about its natural size, 1 / n
