@@ -224,6 +224,7 @@ def random_problem(
     root = rng.normal(size=(n, n)) / np.sqrt(n)
     P = (root @ root.T + np.diag(rng.uniform(0.1, 1, n))) * (root + root.T > -0.5)
     P = P + n * 0.05 * np.eye(n)
+    P = P + max(0, 0.05 - np.linalg.eigvalsh(P)[0]) * np.eye(n)  # convex, if n is small
     v, x = rng.normal(size=m), rng.normal(size=n)
     y = project_dual(dims, v, order)
     s = y - v
