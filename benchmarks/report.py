@@ -48,10 +48,17 @@ def main() -> None:
 
 
 def merged(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """One set of results; a problem measured twice is taken from the later file."""
+    """One set of results by family and size; a problem measured twice is taken from the
+    later file.
+    """
     problems = {record["name"]: record for part in results for record in part["problems"]}
+    families = list(dict.fromkeys(record["family"] for record in problems.values()))
+    ordered = sorted(
+        problems.values(),
+        key=lambda r: (families.index(r["family"]), r.get("n", 0) + r.get("m", 0)),
+    )
     rivals = {name: state for part in results for name, state in part["rivals"].items()}
-    return {**results[-1], "rivals": rivals, "problems": list(problems.values())}
+    return {**results[-1], "rivals": rivals, "problems": ordered}
 
 
 def _preamble(results: dict[str, Any]) -> str:
@@ -221,12 +228,12 @@ def _maros(records: Iterable[Record]) -> str:
 
 def _failures(records: Iterable[Record]) -> str:
     failed = [
-        f"- {record['name']}: {part['failed']}"
+        f"- {record['name']}: {part['failed'].partition('. ')[0]}"
         for record in records
         for part in (record, record.get("ours", {}), record.get("degenerate", {}))
         if "failed" in part
     ]
-    return "\nNot measured:\n\n" + "\n".join(failed) + "\n" if failed else ""
+    return "\nFailed:\n\n" + "\n".join(failed) + "\n" if failed else ""
 
 
 def _solved(records: Iterable[Record]) -> Iterable[Record]:
