@@ -13,7 +13,7 @@
 #include "symbolic.hpp"
 
 // Compiled for the machine at hand and for an older one; the loader chooses.
-#if defined(__GNUC__) && defined(__x86_64__) && defined(__linux__) && !defined(__clang__)
+#if !defined(__clang__) && __GNUC__ >= 12 && defined(__x86_64__) && defined(__linux__)
 #define DIFFQCP_VECTORISED __attribute__((target_clones("default", "arch=x86-64-v3")))
 #else
 #define DIFFQCP_VECTORISED
