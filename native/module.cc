@@ -24,7 +24,6 @@ using diffqcp::Refinement;
 namespace {
 
 Gemm* gemm = nullptr;  // SciPy's
-constexpr double kNotConverged = 1e-8;
 
 using Plan = ffi::Buffer<ffi::S32>;
 using Numbers = ffi::AnyBuffer;           // float32 or float64, float64 inside
@@ -155,9 +154,9 @@ struct Factor {
   double *panels, *inverse, *shift;
 
   Factor(const Pattern& K, double* start)
-      : panels(start), inverse(start + K.size), shift(inverse + K.n) {}
+      : panels(start), inverse(start + K.size()), shift(inverse + K.n) {}
 
-  static int64_t size(const Pattern& K) { return K.size + 2 * static_cast<int64_t>(K.n); }
+  static int64_t size(const Pattern& K) { return K.size() + 2 * static_cast<int64_t>(K.n); }
 };
 
 ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Numbers values, Numbers shift,
@@ -173,7 +172,7 @@ ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Numbers values, Numbers sh
     const Values entries(values, value_of(item), K.entries);
     read(shift, shift_of(item), K.n, K.pivots, factor.shift);
     singular->typed_data()[item] = diffqcp::factorise_with_shift(
-        Factorisation(K, gemm), K.n, entries.data(), adapt, factor.panels,
+        Factorisation(K, gemm), entries.data(), adapt, factor.panels,
         factor.inverse, factor.shift);
   });
   return ffi::Error::Success();
@@ -220,20 +219,13 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
       read(vector, vector_of(item + c), K.n, K.pivots, r.data() + c, C);
     const Factor factor(K, factors + words_of(item) / 2);
     const Factorisation factorisation(K, gemm);
-    const Refinement refinement(factorisation, K.n, entries.data(), factor.panels,
+    const Refinement refinement(factorisation, entries.data(), factor.panels,
                                 factor.inverse, factor.shift);
     Outcome outcome[C];
-    const bool known = singular.typed_data()[singular_of(item)];
-    refinement.solve<C>(known, tolerance, floor, max_steps, r, outcome);
+    refinement.solve<C>(singular.typed_data()[singular_of(item)],
+                        {tolerance, floor, max_steps}, r, outcome);
     for (int c = 0; c < C; ++c) {
       write(r, c, C, K.pivots, *solution, (item + c) * K.n, K.n);
-      // A null vector may have escaped notice: then all of (2) is needed.
-      if (!known && outcome[c].error > kNotConverged) {
-        std::vector<double> again(K.n);
-        read(vector, vector_of(item + c), K.n, K.pivots, again.data());
-        refinement.solve<1>(true, tolerance, floor, max_steps, again, &outcome[c]);
-        write(again, 0, 1, K.pivots, *solution, (item + c) * K.n, K.n);
-      }
       error->typed_data()[item + c] = static_cast<float>(outcome[c].error);
       steps->typed_data()[item + c] = outcome[c].steps;
     }

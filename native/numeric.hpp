@@ -28,18 +28,17 @@ using Gemm = void(char*, char*, int*, int*, int*, double*, double*, int*, double
 // A view of a plan: what Symbolic has, in one array.
 struct Pattern {
   Index n, supers, entries;
-  const Index *pivots, *first, *row_start, *rows;
+  const Index *pivots, *first, *owner, *row_start, *panel, *rows;
   const Index *entry_row, *entry_col, *entry_target;
-  int64_t size;  // of all panels
 
   explicit Pattern(const Index* plan)
       : n(plan[0]), supers(plan[1]), entries(plan[2]), pivots(plan + 4),
-        first(pivots + n), row_start(first + supers + 1), rows(row_start + supers + 1),
+        first(pivots + n), owner(first + supers + 1), row_start(owner + n),
+        panel(row_start + supers + 1), rows(panel + supers + 1),
         entry_row(rows + plan[3]), entry_col(entry_row + entries),
-        entry_target(entry_col + entries), size(0) {
-    for (Index s = 0; s < supers; ++s) size += static_cast<int64_t>(height(s)) * width(s);
-  }
+        entry_target(entry_col + entries) {}
 
+  int64_t size() const { return panel[supers]; }
   Index width(Index s) const { return first[s + 1] - first[s]; }
   Index height(Index s) const { return row_start[s + 1] - row_start[s]; }
 };
@@ -101,6 +100,8 @@ class Factorisation {
  public:
   Factorisation(const Pattern& pattern, Gemm* gemm) : K(pattern), gemm_(gemm) {}
 
+  Index order() const { return K.n; }
+
   // K + diag(shift) = L diag(d) L'. `panels` gets L, by supernodes, with ones not stored;
   // `inverse` gets 1 / d.
   //
@@ -109,28 +110,18 @@ class Factorisation {
   // otherwise, the shift takes its place.
   void factorise(const double* values, const double* shift, double* panels,
                  double* inverse) const {
-    Index widest = 0;
-    std::vector<int64_t> offset(K.supers);
-    int64_t size = 0;
-    for (Index s = 0; s < K.supers; ++s) {
-      offset[s] = size;
-      size += static_cast<int64_t>(K.height(s)) * K.width(s);
-      widest = std::max(widest, K.width(s));
-    }
-    std::vector<double> work, scaled(widest), d(K.n);
+    std::vector<double> work;
+    double* d = inverse;  // until the end
     // Supernodes whose next rows to be used belong to a supernode, as linked lists.
-    Indices head(K.supers, -1), next(K.supers, -1), used(K.supers), position(K.n),
-        owner(K.n);
-    for (Index s = 0; s < K.supers; ++s)
-      for (Index j = K.first[s]; j < K.first[s + 1]; ++j) owner[j] = s;
+    Indices head(K.supers, -1), next(K.supers), used(K.supers), position(K.n);
 
-    std::fill(panels, panels + size, 0.0);
+    std::fill(panels, panels + K.size(), 0.0);
     for (Index k = 0; k < K.entries; ++k) panels[K.entry_target[k]] += values[k];
 
     for (Index s = 0; s < K.supers; ++s) {
       const Index width = K.width(s), height = K.height(s), begin = K.first[s];
       const Index* rows = K.rows + K.row_start[s];
-      double* panel = panels + offset[s];
+      double* panel = panels + K.panel[s];
       for (Index j = 0; j < width; ++j)
         panel[static_cast<int64_t>(j) * height + j] += shift[begin + j];
       if (head[s] != -1)
@@ -141,10 +132,10 @@ class Factorisation {
         const Index from = used[e], end = K.height(e);
         Index to = from;
         while (to < end && own[to] < begin + width) ++to;
-        update(panel, height, begin, position.data(), panels + offset[e], end, K.width(e),
-               d.data() + K.first[e], own, from, to, scaled, work);
+        update(panel, height, begin, position.data(), panels + K.panel[e], end, K.width(e),
+               d + K.first[e], own, from, to, work);
         used[e] = to;
-        if (to < end) link(e, owner[own[to]], head, next);
+        if (to < end) link(e, K.owner[own[to]], head, next);
         e = following;
       }
       if (width == 1) {
@@ -152,12 +143,12 @@ class Factorisation {
         const double reciprocal = 1 / d[begin];
         for (Index i = 1; i < height; ++i) panel[i] *= reciprocal;
       } else {
-        eliminate(panel, height, 0, width, begin, shift, d.data() + begin, scaled, work);
+        eliminate(panel, height, 0, width, begin, shift, d + begin, work);
       }
       // A constraint that is not active has no coupling; then nothing depends on it.
       if (height > width && coupled(panel, height, width)) {
         used[s] = width;
-        link(s, owner[rows[width]], head, next);
+        link(s, K.owner[rows[width]], head, next);
       }
     }
     for (Index j = 0; j < K.n; ++j) inverse[j] = 1 / d[j];
@@ -168,19 +159,14 @@ class Factorisation {
   template <int C>
   void solve(const double* panels, const double* inverse, double* z) const {
     std::vector<double> work;
-    const double* panel = panels;
-    for (Index s = 0; s < K.supers; ++s) {
-      const Index width = K.width(s), height = K.height(s);
-      forward<C>(panel, width, height, K.rows + K.row_start[s], z, work);
-      panel += static_cast<int64_t>(height) * width;
-    }
+    for (Index s = 0; s < K.supers; ++s)
+      forward<C>(panels + K.panel[s], K.width(s), K.height(s), K.rows + K.row_start[s], z,
+                 work);
     for (Index j = 0; j < K.n; ++j)
       for (int c = 0; c < C; ++c) z[static_cast<int64_t>(j) * C + c] *= inverse[j];
-    for (Index s = K.supers - 1; s >= 0; --s) {
-      const Index width = K.width(s), height = K.height(s);
-      panel -= static_cast<int64_t>(height) * width;
-      backward<C>(panel, width, height, K.rows + K.row_start[s], z, work);
-    }
+    for (Index s = K.supers - 1; s >= 0; --s)
+      backward<C>(panels + K.panel[s], K.width(s), K.height(s), K.rows + K.row_start[s], z,
+                  work);
   }
 
   // y = K x for C interleaved vectors.
@@ -209,14 +195,10 @@ class Factorisation {
   static void forward(const double* panel, Index width, Index height, const Index* rows,
                       double* z, std::vector<double>& work) {
     if (static_cast<int64_t>(width) * height < kNarrow) {
-      for (Index j = 0; j < width; ++j, panel += height) {
-        double own[C];
-        for (int c = 0; c < C; ++c) own[c] = z[static_cast<int64_t>(rows[j]) * C + c];
-        for (Index i = j + 1; i < height; ++i) {
-          double* target = z + static_cast<int64_t>(rows[i]) * C;
-          for (int c = 0; c < C; ++c) target[c] -= panel[i] * own[c];
-        }
-      }
+      Index j = 0;
+      for (; j + 4 <= width; j += 4) forward_columns<C, 4>(panel, height, rows, j, z);
+      for (; j + 2 <= width; j += 2) forward_columns<C, 2>(panel, height, rows, j, z);
+      if (j < width) forward_columns<C, 1>(panel, height, rows, j, z);
       return;
     }
     work.resize(std::max<size_t>(work.size(), height));
@@ -238,16 +220,10 @@ class Factorisation {
   static void backward(const double* panel, Index width, Index height, const Index* rows,
                        double* z, std::vector<double>& work) {
     if (static_cast<int64_t>(width) * height < kNarrow) {
-      panel += static_cast<int64_t>(width) * height;
-      for (Index j = width - 1; j >= 0; --j) {
-        panel -= height;
-        double* own = z + static_cast<int64_t>(rows[j]) * C;
-        double sum[C] = {};
-        for (Index i = j + 1; i < height; ++i)
-          for (int c = 0; c < C; ++c)
-            sum[c] += panel[i] * z[static_cast<int64_t>(rows[i]) * C + c];
-        for (int c = 0; c < C; ++c) own[c] -= sum[c];
-      }
+      Index j = width;
+      if (j % 2 != 0) backward_columns<C, 1>(panel, height, rows, j -= 1, z);
+      if (j % 4 != 0) backward_columns<C, 2>(panel, height, rows, j -= 2, z);
+      while (j > 0) backward_columns<C, 4>(panel, height, rows, j -= 4, z);
       return;
     }
     work.resize(std::max<size_t>(work.size(), height));
@@ -259,6 +235,50 @@ class Factorisation {
                        &work[j + 1]);
       for (Index j = 0; j < width; ++j)
         z[static_cast<int64_t>(rows[j]) * C + c] = work[j];
+    }
+  }
+
+  // The part of W columns from the j-th on.
+  template <int C, int W>
+  static void forward_columns(const double* panel, Index height, const Index* rows, Index j,
+                              double* z) {
+    const double* column[W];
+    double own[W][C];
+    for (int w = 0; w < W; ++w) {
+      column[w] = panel + static_cast<int64_t>(j + w) * height;
+      double* target = z + static_cast<int64_t>(rows[j + w]) * C;
+      for (int c = 0; c < C; ++c) {
+        for (int v = 0; v < w; ++v) target[c] -= column[v][j + w] * own[v][c];
+        own[w][c] = target[c];
+      }
+    }
+    for (Index i = j + W; i < height; ++i) {
+      double* target = z + static_cast<int64_t>(rows[i]) * C;
+      double sum[C] = {};
+      for (int w = 0; w < W; ++w)
+        for (int c = 0; c < C; ++c) sum[c] += column[w][i] * own[w][c];
+      for (int c = 0; c < C; ++c) target[c] -= sum[c];
+    }
+  }
+
+  template <int C, int W>
+  static void backward_columns(const double* panel, Index height, const Index* rows,
+                               Index j, double* z) {
+    const double* column[W];
+    double sum[W][C] = {};
+    for (int w = 0; w < W; ++w) column[w] = panel + static_cast<int64_t>(j + w) * height;
+    for (Index i = j + W; i < height; ++i) {
+      const double* source = z + static_cast<int64_t>(rows[i]) * C;
+      for (int w = 0; w < W; ++w)
+        for (int c = 0; c < C; ++c) sum[w][c] += column[w][i] * source[c];
+    }
+    for (int w = W - 1; w >= 0; --w) {
+      double* own = z + static_cast<int64_t>(rows[j + w]) * C;
+      for (int c = 0; c < C; ++c) {
+        for (int v = w + 1; v < W; ++v)
+          sum[w][c] += column[w][j + v] * z[static_cast<int64_t>(rows[j + v]) * C + c];
+        own[c] -= sum[w][c];
+      }
     }
   }
 
@@ -281,35 +301,44 @@ class Factorisation {
     return false;
   }
 
+  // target(i) -= sum over k < R of a(i, k) d[k] a(0, k), with `a` by columns.
+  template <int R, typename Target>
+  static void subtract_scaled(const double* a, Index stride, const double* d, Index count,
+                              const Target& target) {
+    const double* column[R];
+    double factor[R];
+    for (int k = 0; k < R; ++k) {
+      column[k] = a + static_cast<int64_t>(k) * stride;
+      factor[k] = column[k][0] * d[k];
+    }
+    for (Index i = 0; i < count; ++i) {
+      double sum = 0;
+      for (int k = 0; k < R; ++k) sum += column[k][i] * factor[k];
+      target(i) -= sum;
+    }
+  }
+
   // Subtracts L_d diag(d) L_d' of an earlier supernode from the columns of a panel that
   // its rows from .. to belong to.
   void update(double* panel, Index height, Index begin, const Index* position,
               const double* earlier, Index stride, Index rank, const double* d,
-              const Index* rows, Index from, Index to, std::vector<double>& scaled,
-              std::vector<double>& work) const {
+              const Index* rows, Index from, Index to, std::vector<double>& work) const {
     const Index tall = stride - from, wide = to - from;
     const double* block = earlier + from;
-    if (rank == 1) {
-      for (Index j = 0; j < wide; ++j) {
-        const double factor = block[j] * d[0];
-        if (factor == 0) continue;
-        double* column = panel + static_cast<int64_t>(rows[from + j] - begin) * height;
-        for (Index i = j; i < tall; ++i)
-          column[position[rows[from + i]]] -= block[i] * factor;
-      }
-      return;
-    }
     if (static_cast<int64_t>(tall) * wide * rank < kSmall) {
-      work.resize(std::max<size_t>(work.size(), tall));
       for (Index j = 0; j < wide; ++j) {
         double* column = panel + static_cast<int64_t>(rows[from + j] - begin) * height;
+        const auto target = [&](Index i) -> double& {
+          return column[position[rows[from + j + i]]];
+        };
         const Index count = tall - j;
-        for (Index k = 0; k < rank; ++k)
-          scaled[k] = block[static_cast<int64_t>(k) * stride + j] * d[k];
-        std::fill(work.begin(), work.begin() + count, 0.0);
-        subtract_columns(count, rank, block + j, stride, scaled.data(), work.data());
-        for (Index i = 0; i < count; ++i)
-          column[position[rows[from + j + i]]] += work[i];
+        Index k = 0;
+        for (; k + 4 <= rank; k += 4)
+          subtract_scaled<4>(block + k * int64_t{stride} + j, stride, d + k, count, target);
+        for (; k + 2 <= rank; k += 2)
+          subtract_scaled<2>(block + k * int64_t{stride} + j, stride, d + k, count, target);
+        if (k < rank)
+          subtract_scaled<1>(block + k * int64_t{stride} + j, stride, d + k, count, target);
       }
       return;
     }
@@ -342,12 +371,11 @@ class Factorisation {
   // The dense factorisation of the columns start .. end of a panel, in halves: the second
   // one is updated by the first in one product.
   void eliminate(double* panel, Index height, Index start, Index end, Index begin,
-                 const double* shift, double* d, std::vector<double>& scaled,
-                 std::vector<double>& work) const {
+                 const double* shift, double* d, std::vector<double>& work) const {
     if (end - start > kBlock) {
       const Index middle = start + (end - start + 1) / 2;
       const Index rank = middle - start, wide = end - middle;
-      eliminate(panel, height, start, middle, begin, shift, d, scaled, work);
+      eliminate(panel, height, start, middle, begin, shift, d, work);
       const double* left = panel + static_cast<int64_t>(start) * height + middle;
       work.resize(std::max(work.size(), static_cast<size_t>(rank) * wide));
       for (Index k = 0; k < rank; ++k)
@@ -356,15 +384,16 @@ class Factorisation {
               left[static_cast<int64_t>(k) * height + j] * d[start + k];
       multiply_transposed(height - middle, wide, rank, 1.0, left, height, work.data(), wide,
                           panel + static_cast<int64_t>(middle) * height + middle, height);
-      return eliminate(panel, height, middle, end, begin, shift, d, scaled, work);
+      return eliminate(panel, height, middle, end, begin, shift, d, work);
     }
+    double scaled[kBlock];
     for (Index j = start; j < end; ++j) {
       double* column = panel + static_cast<int64_t>(j) * height;
       for (Index k = start; k < j; ++k)
         scaled[k - start] = panel[static_cast<int64_t>(k) * height + j] * d[k];
       subtract_columns(height - j, j - start,
                        panel + static_cast<int64_t>(start) * height + j, height,
-                       scaled.data(), column + j);
+                       scaled, column + j);
       d[j] = pivot(column[j], shift[begin + j]);
       const double inverse = 1 / d[j];
       for (Index i = j + 1; i < height; ++i) column[i] *= inverse;

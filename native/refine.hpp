@@ -20,12 +20,20 @@ struct Outcome {
   int32_t steps;
 };
 
+// When to stop: see the Python class of this name.
+struct Tolerances {
+  double tolerance, floor;
+  int32_t max_steps;
+};
+
+constexpr double kNotConverged = 1e-8;
+
 class Refinement {
  public:
-  Refinement(const Factorisation& factorisation, Index n, const double* values,
+  Refinement(const Factorisation& factorisation, const double* values,
              const double* panels, const double* inverse, const double* shift)
-      : factorisation_(factorisation), n_(n), values_(values), panels_(panels),
-        inverse_(inverse), shift_(shift) {}
+      : factorisation_(factorisation), n_(factorisation.order()), values_(values),
+        panels_(panels), inverse_(inverse), shift_(shift) {}
 
   struct Rank {
     bool singular;
@@ -68,18 +76,37 @@ class Refinement {
   }
 
   // Overwrites C interleaved right-hand sides by the solutions. Only a single one may be
-  // of a singular K.
+  // of a singular K. If a null vector has escaped notice, all of (2) is needed.
   template <int C>
-  void solve(bool singular, double tolerance, double floor, int32_t max_steps,
-             std::vector<double>& r, Outcome* outcome) const {
+  void solve(bool singular, const Tolerances& tolerances, std::vector<double>& r,
+             Outcome* outcome) const {
+    std::vector<double> z;
+    refine<C>(singular, tolerances, r, z, outcome);
+    for (int c = 0; c < C; ++c) {
+      if (singular || !(outcome[c].error > kNotConverged)) continue;
+      std::vector<double> single(n_), again;
+      for (Index k = 0; k < n_; ++k) single[k] = r[static_cast<size_t>(k) * C + c];
+      refine<1>(true, tolerances, single, again, &outcome[c]);
+      for (Index k = 0; k < n_; ++k) z[static_cast<size_t>(k) * C + c] = again[k];
+    }
+    r.swap(z);
+  }
+
+ private:
+  // Iteration (1). Of a singular K, `r` becomes its part in the range.
+  template <int C>
+  void refine(bool singular, const Tolerances& tolerances, std::vector<double>& r,
+              std::vector<double>& z, Outcome* outcome) const {
+    const auto [tolerance, floor, max_steps] = tolerances;
     const auto range_part = [&](std::vector<double>& vector, Units units) {
-      if (singular) subtract_null_part(vector, units, tolerance, max_steps);
+      if (singular) subtract_null_part(vector, units, tolerances);
     };
     double smallest[C], last[C], length[C], size[C];
     norms<C>(kResidual, r, smallest);
     for (double& value : smallest) value *= floor;
     range_part(r, kResidual);
-    std::vector<double> z = r, correction(z.size());
+    z = r;
+    std::vector<double> correction(z.size());
     factorisation_.solve<C>(panels_, inverse_, z.data());
     range_part(z, kSolution);
     norms<C>(kSolution, z, last);
@@ -115,19 +142,18 @@ class Refinement {
         any = any || active[c];
       }
     }
-    r.swap(z);
   }
 
- private:
   // Iteration (2), three times.
-  void subtract_null_part(std::vector<double>& vector, Units units, double tolerance,
-                          int32_t max_steps) const {
+  void subtract_null_part(std::vector<double>& vector, Units units,
+                          const Tolerances& tolerances) const {
     std::vector<double> part, next;
     for (int repeat = 0; repeat < 3; ++repeat) {
       part = vector;
       const double size = norm(units, vector);
       double change = std::numeric_limits<double>::infinity();
-      for (int32_t step = 0; change > tolerance * size && step < max_steps; ++step) {
+      for (int32_t step = 0;
+           change > tolerances.tolerance * size && step < tolerances.max_steps; ++step) {
         next = part;
         contract(next);
         for (Index k = 0; k < n_; ++k) part[k] -= next[k];
@@ -174,15 +200,15 @@ class Refinement {
 // seems singular, a larger one if the factors are not accurate; a smaller one if they are,
 // but (2) is not close to a projection, as then some eigenvalues of K are not much larger
 // than E. Returns whether K is singular.
-inline bool factorise_with_shift(const Factorisation& factorisation, Index n,
+inline bool factorise_with_shift(const Factorisation& factorisation,
                                  const double* values, bool adapt, double* panels,
                                  double* inverse, double* shift) {
   constexpr double step = 16, clear = 1e-6, accurate = 1e-5, tolerable = 1e-4;
   constexpr int attempts = 4;
   const auto attempt = [&](double factor) {
-    for (Index k = 0; k < n; ++k) shift[k] *= factor;
+    for (Index k = 0; k < factorisation.order(); ++k) shift[k] *= factor;
     factorisation.factorise(values, shift, panels, inverse);
-    return Refinement(factorisation, n, values, panels, inverse, shift).rank();
+    return Refinement(factorisation, values, panels, inverse, shift).rank();
   };
   Refinement::Rank rank = attempt(1);
   if (!adapt || !rank.singular) return rank.singular;

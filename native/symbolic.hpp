@@ -17,11 +17,13 @@ using Indices = std::vector<Index>;
 
 // The pattern of K and of its factor, in pivot order. Supernode s has the columns
 // first[s] .. first[s + 1] and the rows rows[row_start[s] .. row_start[s + 1]], its own
-// columns first. Its panel is stored by columns, after the panels before it.
+// columns first. Its panel, panel[s] .. panel[s + 1] of them all, is stored by columns.
 struct Symbolic {
   Indices pivots;     // pivots[k] is the index of the k-th pivot
   Indices first;
+  Indices owner;      // the supernode of a column
   Indices row_start;
+  Indices panel;
   Indices rows;
   // The entries of K by columns of its lower triangle: which of the given entries,
   // where in K, and where in the panels.
@@ -36,8 +38,8 @@ struct Symbolic {
     Indices all = {static_cast<Index>(pivots.size()),
                    static_cast<Index>(first.size()) - 1,
                    static_cast<Index>(entry_row.size()), static_cast<Index>(rows.size())};
-    for (const Indices* part : {&pivots, &first, &row_start, &rows, &entry_row,
-                                &entry_col, &entry_target})
+    for (const Indices* part : {&pivots, &first, &owner, &row_start, &panel, &rows,
+                                &entry_row, &entry_col, &entry_target})
       all.insert(all.end(), part->begin(), part->end());
     return all;
   }
@@ -268,11 +270,11 @@ inline Symbolic analyse(Index n, Index count, const Index* rows, const Index* co
   const Index supers = static_cast<Index>(result.first.size()) - 1;
 
   // The rows of a supernode: those of its columns in K, and those of its children.
-  Indices owner(n), mark(n, -1), child(supers, -1), sibling(supers, -1);
+  Indices mark(n, -1), child(supers, -1), sibling(supers, -1);
   for (Index s = 0; s < supers; ++s)
-    std::fill(owner.begin() + result.first[s], owner.begin() + result.first[s + 1], s);
+    result.owner.insert(result.owner.end(), result.first[s + 1] - result.first[s], s);
   result.row_start.assign(1, 0);
-  int64_t size = 0;
+  result.panel.assign(1, 0);
   result.operations = 0;
   for (Index s = 0; s < supers; ++s) {
     const Index begin = result.first[s], end = result.first[s + 1];
@@ -292,16 +294,17 @@ inline Symbolic analyse(Index n, Index count, const Index* rows, const Index* co
     std::sort(result.rows.begin() + start + width, result.rows.end());
     const size_t height = result.rows.size() - start;
     if (height > static_cast<size_t>(width)) {
-      const Index above = owner[result.rows[start + width]];
+      const Index above = result.owner[result.rows[start + width]];
       sibling[s] = child[above];
       child[above] = s;
     }
-    size += static_cast<int64_t>(height) * width;
+    const int64_t size = result.panel[s] + static_cast<int64_t>(height) * width;
     for (Index j = 0; j < width; ++j)
       result.operations += 0.5 * static_cast<double>(height - j) * (height - j + 1);
     if (size + n > std::numeric_limits<Index>::max() || result.rows.size() > (1u << 30))
       throw std::length_error("the factor of K has more than 2^31 entries");
     result.row_start.push_back(static_cast<Index>(result.rows.size()));
+    result.panel.push_back(static_cast<Index>(size));
   }
 
   // The entries in the order of their columns, by a counting sort.
@@ -316,25 +319,17 @@ inline Symbolic analyse(Index n, Index count, const Index* rows, const Index* co
   result.entry_target.resize(count);
   Indices& position = inverse;
   Index previous = -1;
-  int64_t offset = 0;
   for (Index k = 0; k < count; ++k) {
     const Index i = label[rows[result.source[k]]], j = label[cols[result.source[k]]];
-    const Index row = std::max(i, j), col = std::min(i, j), s = owner[col];
-    while (previous < s) {
-      if (previous >= 0)
-        offset += static_cast<int64_t>(result.row_start[previous + 1] -
-                                       result.row_start[previous]) *
-                  (result.first[previous + 1] - result.first[previous]);
-      ++previous;
-      for (Index p = result.row_start[previous]; p < result.row_start[previous + 1]; ++p)
-        position[result.rows[p]] = p - result.row_start[previous];
-    }
+    const Index row = std::max(i, j), col = std::min(i, j), s = result.owner[col];
+    for (; previous < s; previous = s)
+      for (Index p = result.row_start[s]; p < result.row_start[s + 1]; ++p)
+        position[result.rows[p]] = p - result.row_start[s];
     const Index height = result.row_start[s + 1] - result.row_start[s];
     result.entry_row[k] = row;
     result.entry_col[k] = col;
     result.entry_target[k] =
-        static_cast<Index>(offset + static_cast<int64_t>(col - result.first[s]) * height +
-                           position[row]);
+        result.panel[s] + (col - result.first[s]) * height + position[row];
   }
   return result;
 }

@@ -1,11 +1,11 @@
 import importlib
-import time
 from typing import Any
 
 import numpy as np
 
 from ..problems import Problem
-from ._base import dense_qp, DenseQP, gradient, only_small_qps, Prepared, Rival
+from ._base import only_small_qps, Prepared, Rival
+from ._jax import by_pullback
 
 
 class Jaxopt(Rival):
@@ -20,10 +20,7 @@ class Jaxopt(Rival):
         return only_small_qps(problem, limit=1000)
 
     def prepare(self, problem: Problem, cotangent: np.ndarray) -> Prepared:
-        import jax
-
         jaxopt: Any = importlib.import_module("jaxopt")
-        arrays = [jax.numpy.asarray(part) for part in dense_qp(problem)]
         solver = jaxopt.OSQP(tol=1e-8, maxiter=20000)
         equalities = problem.dims.get("z", 0) > 0
 
@@ -32,17 +29,4 @@ class Jaxopt(Rival):
             found = solver.run(params_obj=(Q, q), params_eq=equal, params_ineq=(G, h))
             return found.params.primal
 
-        forward = jax.jit(lambda *data: jax.vjp(solve, *data))
-        jax.block_until_ready(forward(*arrays)[0])
-        started = time.perf_counter()
-        x, pullback = jax.block_until_ready(forward(*arrays))
-        seconds = time.perf_counter() - started
-        apply = jax.jit(lambda function, vector: function(vector))
-        vector = jax.numpy.asarray(cotangent)
-
-        return Prepared(
-            np.asarray(x),
-            seconds,
-            lambda: jax.block_until_ready(apply(pullback, vector)),
-            lambda found: gradient(problem, DenseQP(*found)),
-        )
+        return by_pullback(problem, cotangent, solve)

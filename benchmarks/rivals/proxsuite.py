@@ -1,11 +1,11 @@
 import importlib
-import time
 from typing import Any
 
 import numpy as np
 
 from ..problems import Problem
-from ._base import dense_qp, DenseQP, gradient, only_small_qps, Prepared, Rival
+from ._base import DenseQP, only_small_qps, Prepared, Rival
+from ._torch import by_autograd
 
 
 class Proxsuite(Rival):
@@ -20,29 +20,11 @@ class Proxsuite(Rival):
         return only_small_qps(problem, limit=2500)
 
     def prepare(self, problem: Problem, cotangent: np.ndarray) -> Prepared:
-        import torch
-
         layers: Any = importlib.import_module("proxsuite.torch.qplayer")
-        dense = dense_qp(problem)
-        torch.set_num_threads(1)
-        torch.set_default_dtype(torch.float64)  # the layer makes its outputs with it
-        Q, q, A, b, G, h = (torch.tensor(part, requires_grad=True) for part in dense)
-        low = torch.full_like(h, -1e20)
-        inputs = [Q, q, G, h, A, b] if dense.b.size else [Q, q, G, h]
-        started = time.perf_counter()
-        layer = layers.QPFunction(eps=1e-10, eps_backward=1e-10)
-        x = layer(Q, q, A, b, G, low, h)[0]
-        seconds = time.perf_counter() - started
-        vector = torch.tensor(cotangent)[None]
 
-        def collect(found: tuple[Any, ...]) -> dict[str, np.ndarray]:
-            dQ, dq, dG, dh, *others = (part.detach().numpy() for part in found)
-            dA, db = others or (dense.A, dense.b)
-            return gradient(problem, DenseQP(dQ, dq, dA, db, dG, dh))
+        def solve(qp: DenseQP) -> Any:
+            Q, q, A, b, G, h = qp
+            layer = layers.QPFunction(eps=1e-10, eps_backward=1e-10)
+            return layer(Q, q, A, b, G, h.new_full(h.shape, -1e20), h)[0]
 
-        return Prepared(
-            x.detach().numpy()[0],
-            seconds,
-            lambda: torch.autograd.grad(x, inputs, vector, retain_graph=True),
-            collect,
-        )
+        return by_autograd(problem, cotangent, solve)

@@ -1,11 +1,11 @@
 import importlib
-import time
 from typing import Any
 
 import numpy as np
 
 from ..problems import Problem
-from ._base import dense_qp, DenseQP, gradient, only_small_qps, Prepared, Rival
+from ._base import DenseQP, only_small_qps, Prepared, Rival
+from ._torch import by_autograd
 
 
 class Qpth(Rival):
@@ -24,32 +24,13 @@ class Qpth(Rival):
         return None
 
     def prepare(self, problem: Problem, cotangent: np.ndarray) -> Prepared:
-        import torch
+        layers: Any = importlib.import_module("qpth.qp")
 
-        qp: Any = importlib.import_module("qpth.qp")
-        dense = dense_qp(problem)
-        torch.set_num_threads(1)
-        Q, q, A, b, G, h = (
-            torch.tensor(part, dtype=torch.float64, requires_grad=True) for part in dense
-        )
-        inputs = [Q, q, G, h, A, b]
-        if not dense.b.size:
-            A = b = torch.empty(0, dtype=torch.float64)
-            inputs = [Q, q, G, h]
-        started = time.perf_counter()
-        layer = qp.QPFunction(verbose=-1, eps=1e-12, maxIter=50)
-        x = layer(Q, q, G, h, A, b)
-        seconds = time.perf_counter() - started
-        vector = torch.tensor(cotangent)[None]
+        def solve(qp: DenseQP) -> Any:
+            Q, q, A, b, G, h = qp
+            equal = (A, b) if b.numel() else (b.new_empty(0), b.new_empty(0))
+            return layers.QPFunction(verbose=-1, eps=1e-12, maxIter=50)(
+                Q, q, G, h, *equal
+            )
 
-        def collect(found: tuple[Any, ...]) -> dict[str, np.ndarray]:
-            dQ, dq, dG, dh, *others = (part.detach().numpy() for part in found)
-            dA, db = others or (dense.A, dense.b)
-            return gradient(problem, DenseQP(dQ, dq, dA, db, dG, dh))
-
-        return Prepared(
-            x.detach().numpy()[0],
-            seconds,
-            lambda: torch.autograd.grad(x, inputs, vector, retain_graph=True),
-            collect,
-        )
+        return by_autograd(problem, cotangent, solve)

@@ -1,8 +1,9 @@
 import abc
+from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
-from ._quasidefinite import Outcome, QuasidefiniteState, Tolerances
+from ._quasidefinite import Outcome, Tolerances
 
 
 class AbstractFactorisation(abc.ABC):
@@ -26,19 +27,21 @@ class AbstractFactorisation(abc.ABC):
     @abc.abstractmethod
     def factorise(
         self, values: Float[Array, " entries"], shift: Float[Array, " N"], adapt: bool
-    ) -> tuple[tuple[Array, Array], Bool[Array, ""]]:
-        """The entries and the factor of the matrix plus `diag(shift)`, which must be
-        quasi-definite, and whether the matrix itself is singular. If `adapt`, a smaller
-        shift may be taken where the matrix has eigenvalues of the size of this one.
+    ) -> tuple[Any, Bool[Array, ""]]:
+        """The factors of the matrix plus `diag(shift)`, which must be quasi-definite,
+        with all else that `refined` needs, and whether the matrix itself is singular. If
+        `adapt`, another shift may be taken where the factors are not accurate, or the
+        matrix has eigenvalues of the size of this one.
         """
 
     @abc.abstractmethod
     def refined(
         self,
-        state: QuasidefiniteState,
+        factors: Any,
+        singular: Bool[Array, ""],
         vector: Float[Array, " N"],
         tolerances: Tolerances,
     ) -> Outcome:
         """The least-squares solution of least norm, its estimated relative error, and the
-        steps taken. `state.factors` is what `factorise` has returned.
+        steps taken, from what `factorise` has returned.
         """

@@ -5,7 +5,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._ldl import analyse, handlers
 from ._factorisation import AbstractFactorisation
-from ._quasidefinite import Outcome, QuasidefiniteState, Tolerances
+from ._quasidefinite import Outcome, Tolerances
 
 
 for _name, _handler in handlers().items():
@@ -56,7 +56,8 @@ class NativeFactorisation(AbstractFactorisation):
 
     def refined(
         self,
-        state: QuasidefiniteState,
+        factors: tuple[Array, Array],
+        singular: Bool[Array, ""],
         vector: Float[Array, " N"],
         tolerances: Tolerances,
     ) -> Outcome:
@@ -69,8 +70,8 @@ class NativeFactorisation(AbstractFactorisation):
         call = jax.ffi.ffi_call("diffqcp_ldl_solve", results, vmap_method="expand_dims")
         z, error, steps = call(
             self._plan,
-            *state.factors,
-            state.singular,
+            *factors,
+            singular,
             vector,
             tolerance=np.float64(tolerances.tol),
             floor=np.float64(tolerances.floor),

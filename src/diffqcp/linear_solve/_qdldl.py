@@ -10,13 +10,7 @@ import scipy.sparse.linalg as spl
 from jaxtyping import Array, Bool, Float
 
 from ._factorisation import AbstractFactorisation
-from ._quasidefinite import (
-    is_singular,
-    Outcome,
-    QuasidefiniteState,
-    refine,
-    Tolerances,
-)
+from ._quasidefinite import is_singular, Outcome, refine, Tolerances
 
 
 class QDLDLFactorisation(AbstractFactorisation):
@@ -52,28 +46,29 @@ class QDLDLFactorisation(AbstractFactorisation):
 
     def factorise(
         self, values: Float[Array, " entries"], shift: Float[Array, " N"], adapt: bool
-    ) -> tuple[tuple[Array, Array], Bool[Array, ""]]:
-        """The factor as pairs of 32-bit words: JAX may have no doubles. The shift is
-        always that given.
+    ) -> tuple[tuple[Array, Array, Array], Bool[Array, ""]]:
+        """The entries, the factor as pairs of 32-bit words, since JAX may have no
+        doubles, and the shift, always that given.
         """
         del adapt
         shape = jax.ShapeDtypeStruct((2 * self.fill,), jnp.uint32)
         factor = jax.pure_callback(
             self._factorise, shape, values, shift, vmap_method="sequential"
         )
-        return (values, factor), is_singular(partial(self._inverse, factor), shift)
+        return (values, factor, shift), is_singular(partial(self._inverse, factor), shift)
 
     def refined(
         self,
-        state: QuasidefiniteState,
+        factors: tuple[Array, Array, Array],
+        singular: Bool[Array, ""],
         vector: Float[Array, " N"],
         tolerances: Tolerances,
     ) -> Outcome:
         """By `scipy.sparse.linalg.spsolve_triangular`."""
-        values, factor = state.factors
+        values, factor, shift = factors
         multiply = partial(self._multiply, values)
         inverse = partial(self._inverse, factor)
-        return refine(multiply, inverse, state, vector, tolerances)
+        return refine(multiply, inverse, shift, singular, vector, tolerances)
 
     def _multiply(
         self, values: Float[Array, " entries"], vector: Float[Array, " N"]

@@ -140,7 +140,7 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
         """Refines until the estimated relative error is below `tol`."""
         del options
         eps = float(jnp.finfo(vector.dtype).eps)
-        tol = 4 * eps if self.tol is None else self.tol
+        tol = 100 * eps if self.tol is None else self.tol
         z, error, steps = self.refined(
             state, vector, Tolerances(tol, eps, self.max_steps)
         )
@@ -191,7 +191,8 @@ def is_singular(inverse: _Map, shift: Float[Array, " N"]) -> Bool[Array, ""]:
 def refine(
     multiply: _Map,
     inverse: _Map,
-    state: QuasidefiniteState,
+    shift: Float[Array, " N"],
+    singular: Bool[Array, ""],
     vector: Float[Array, " N"],
     tolerances: Tolerances,
 ) -> Outcome:
@@ -203,14 +204,14 @@ def refine(
     **Arguments:**
 
     - `multiply`, `inverse`: `K` and `M^-1`.
-    - `state`: for the shift, and whether `K` is singular.
+    - `shift`, `singular`: the diagonal of `E`, and whether `K` is singular.
     - `vector`, `tolerances`: the right-hand side, and when to stop.
     """
     tol, floor, max_steps = tolerances
-    scale = jnp.sqrt(jnp.abs(state.shift))
+    scale = jnp.sqrt(jnp.abs(shift))
 
     def range_part(vector, weight):
-        return _range_part(inverse, state, vector, weight, tolerances)
+        return _range_part(inverse, shift, singular, vector, weight, tolerances)
 
     smallest = floor * jnp.linalg.norm(vector / scale)
     consistent = range_part(vector, 1 / scale)
@@ -243,7 +244,8 @@ def refine(
 
 def _range_part(
     inverse: _Map,
-    state: QuasidefiniteState,
+    shift: Float[Array, " N"],
+    singular: Bool[Array, ""],
     vector: Float[Array, " N"],
     weight: Float[Array, " N"],
     tolerances: Tolerances,
@@ -258,11 +260,11 @@ def _range_part(
         # In a batch, a regular item must not prolong what a singular one needs.
         _, change, size, count = carry
         going = (change > tolerances.tol * size) & (count < tolerances.max_steps)
-        return state.singular & going
+        return singular & going
 
     def body(carry):
         part, _, size, count = carry
-        new = state.shift * inverse(part)
+        new = shift * inverse(part)
         return new, jnp.linalg.norm(weight * (new - part)), size, count + 1
 
     def remove(_, vector):
@@ -271,7 +273,7 @@ def _range_part(
         return vector - lax.while_loop(unfinished, body, start)[0]
 
     return lax.cond(
-        state.singular,
+        singular,
         lambda vector: lax.fori_loop(0, 3, remove, vector),
         lambda vector: vector,
         vector,

@@ -42,8 +42,8 @@ class LU(AbstractQuasidefiniteSolver):
     - `regularisation`: the shift added before factorising, relative to the largest
         entries of `P` and `A`. By default the machine epsilon to the power 2/3, which is
         4e-11 in float64.
-    - `tol`: the estimated relative error at which refinement ends. By default four
-        times the machine epsilon.
+    - `tol`: the estimated relative error at which refinement ends. By default a
+        hundred times the machine epsilon.
     - `max_steps`: the most refinement steps. Two or three are usual.
     """
 
@@ -73,5 +73,7 @@ class LU(AbstractQuasidefiniteSolver):
         tolerances: Tolerances,
     ) -> Outcome:
         """By `jax.scipy.linalg.lu_solve`."""
-        factors = state.factors
-        return refine(factors.multiply, factors.inverse, state, vector, tolerances)
+        factors, shift, singular = state
+        return refine(
+            factors.multiply, factors.inverse, shift, singular, vector, tolerances
+        )

@@ -1,5 +1,5 @@
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,8 +51,8 @@ class SparseLDL(AbstractQuasidefiniteSolver):
         falls. Where `K` has eigenvalues of about that size or less, smaller shifts are
         tried, down to 4e-12, and where the factors are not accurate, larger ones, up to
         6e-5.
-    - `tol`: the estimated relative error at which refinement ends. By default four
-        times the machine epsilon.
+    - `tol`: the estimated relative error at which refinement ends. By default a
+        hundred times the machine epsilon.
     - `max_steps`: the most refinement steps. Two or three are usual.
     """
 
@@ -72,14 +72,14 @@ class SparseLDL(AbstractQuasidefiniteSolver):
     ) -> tuple["SparseFactors", Bool[Array, ""]]:
         """By the compiled extension, or QDLDL where there is none."""
         assembly = assemble(operator)
-        relative = self.relative_shift(shift.dtype)
-        shift = assembly.expand_shift(shift, relative)
         # Rounding errors of less accurate data are not to be taken for eigenvalues.
         adapt = self.regularisation is None and shift.dtype == np.float64
         factors, singular = analyse(assembly).factorise(
-            assembly.values(operator), shift, adapt=adapt
+            assembly.values(operator),
+            assembly.expand_shift(shift, self.relative_shift(shift.dtype)),
+            adapt=adapt,
         )
-        return SparseFactors(operator, factors, shift), singular
+        return SparseFactors(operator, factors), singular
 
     def refined(
         self,
@@ -88,19 +88,16 @@ class SparseLDL(AbstractQuasidefiniteSolver):
         tolerances: Tolerances,
     ) -> Outcome:
         """Likewise."""
-        operator, factors, shift = state.factors
+        operator, factors = state.factors
         assembly = assemble(operator)
         z, error, steps = analyse(assembly).refined(
-            QuasidefiniteState(factors, shift, state.singular),
-            assembly.expand(operator, vector),
-            tolerances,
+            factors, state.singular, assembly.expand(operator, vector), tolerances
         )
         return assembly.contract(operator, z), error, steps
 
 
 class SparseFactors(NamedTuple):
-    """`K`, the factors of its sparse matrix, and the shift of that."""
+    """`K`, and what the factorisation of its sparse matrix has returned."""
 
     operator: KKTOperator
-    factors: tuple[Array, Array]
-    shift: Float[Array, " order"]
+    factors: Any
