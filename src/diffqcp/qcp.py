@@ -45,6 +45,7 @@ class AbstractQCP(eqx.Module):
         structure = self.problem_structure
         return structure.wrap(self.A_values, structure.A_pattern)
 
+    @property
     def _values(self) -> Values:
         return Values(
             self.P_values, self.A_values, self.q, self.b, self.x, self.y, self.s
@@ -82,7 +83,7 @@ class AbstractQCP(eqx.Module):
         """
         return compute_derivative(
             select_solver(solve_method, solver),
-            self._values(),
+            self._values,
             structure=self.problem_structure,
             polish=polish,
             throw=throw,
@@ -126,7 +127,7 @@ class AbstractQCP(eqx.Module):
         )
         solution, solved = compute_jvp(
             select_solver(solve_method, solver),
-            self._values(),
+            self._values,
             data,
             structure=structure,
             polish=polish,
@@ -169,7 +170,7 @@ class AbstractQCP(eqx.Module):
         )
         data, solved = compute_vjp(
             select_solver(solve_method, solver),
-            self._values(),
+            self._values,
             cotangents,
             structure=structure,
             polish=polish,

@@ -268,9 +268,8 @@ class QCPStructureCPU(AbstractQCPStructure):
 
     def wrap(self, values: Float[Array, " nnz"], pattern: SparsityPattern) -> BCOO:
         """BCOO, with the entries in `pattern`'s order."""
-        return BCOO(
-            (values, _bcoo_indices(pattern)), shape=pattern.shape, unique_indices=True
-        )
+        definition, indices = _bcoo(pattern)
+        return jax.tree.unflatten(definition, (values, *indices))
 
 
 @jax.tree_util.register_static
@@ -322,24 +321,31 @@ class QCPStructureGPU(AbstractQCPStructure):
 
     def wrap(self, values: Float[Array, " nnz"], pattern: SparsityPattern) -> BCSR:
         """BCSR, with the entries in `pattern`'s order."""
-        return BCSR(
-            (values, *_bcsr_indices(pattern)), shape=pattern.shape, unique_indices=True
-        )
+        definition, indices = _bcsr(pattern)
+        return jax.tree.unflatten(definition, (values, *indices))
 
 
-# Index arrays are the same for every gradient, and copying them costs more than all else
-# around a small one.
+# All but the values is the same for every gradient, and making it costs more than all
+# else around a small one.
 
 
 @functools.lru_cache(maxsize=64)
-def _bcoo_indices(pattern: SparsityPattern) -> Array:
+def _bcoo(pattern: SparsityPattern) -> tuple[Any, list[Array]]:
+    indices = np.stack([pattern.rows, pattern.cols], axis=1)
     with jax.ensure_compile_time_eval():
-        return jnp.asarray(np.stack([pattern.rows, pattern.cols], axis=1))
+        parts = jnp.zeros(pattern.nnz), jnp.asarray(indices)
+        return _without_values(BCOO(parts, shape=pattern.shape, unique_indices=True))
 
 
 @functools.lru_cache(maxsize=64)
-def _bcsr_indices(pattern: SparsityPattern) -> tuple[Array, Array]:
+def _bcsr(pattern: SparsityPattern) -> tuple[Any, list[Array]]:
     counts = np.bincount(pattern.rows, minlength=pattern.shape[0])
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     with jax.ensure_compile_time_eval():
-        return jnp.asarray(pattern.cols), jnp.asarray(indptr)
+        parts = jnp.zeros(pattern.nnz), jnp.asarray(pattern.cols), jnp.asarray(indptr)
+        return _without_values(BCSR(parts, shape=pattern.shape, unique_indices=True))
+
+
+def _without_values(matrix: BCOO | BCSR) -> tuple[Any, list[Array]]:
+    leaves, definition = jax.tree.flatten(matrix)
+    return definition, leaves[1:]
