@@ -9,6 +9,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spl
 from jaxtyping import Array, Bool, Float
 
+from ..sparsity import SparsityPattern, SymmetricMatrix
 from ._factorisation import AbstractFactorisation
 from ._quasidefinite import (
     is_singular,
@@ -33,7 +34,7 @@ class QDLDLFactorisation(AbstractFactorisation):
         - `rows`, `cols`: where its entries are, one of each pair off the diagonal.
         """
         self.order = order
-        self._rows, self._cols = rows, cols
+        self._pattern = SparsityPattern(rows, cols, (order, order))
         self._lock = threading.Lock()  # the solver is changed by each factorisation
         # The upper triangle, its diagonal always stored: where each entry goes.
         diagonal = np.arange(order)
@@ -71,17 +72,9 @@ class QDLDLFactorisation(AbstractFactorisation):
     ) -> Outcome:
         """By `scipy.sparse.linalg.spsolve_triangular`."""
         values, factor = state.factors
-        multiply = partial(self._multiply, values)
+        matrix = SymmetricMatrix(values, self._pattern)
         inverse = partial(self._inverse, factor)
-        return refine(multiply, inverse, state, vector, tolerances)
-
-    def _multiply(
-        self, values: Float[Array, " entries"], vector: Float[Array, " N"]
-    ) -> Float[Array, " N"]:
-        rows, cols = self._rows, self._cols
-        off = np.flatnonzero(rows != cols)
-        product = jnp.zeros_like(vector).at[rows].add(values * vector[cols])
-        return product.at[cols[off]].add(values[off] * vector[rows[off]])
+        return refine(matrix.mv, inverse, state, vector, tolerances)
 
     def _inverse(self, factor: Array, vector: Float[Array, " N"]) -> Float[Array, " N"]:
         shape = jax.ShapeDtypeStruct((self.order,), vector.dtype)
