@@ -15,7 +15,7 @@ Triangle: TypeAlias = Literal["upper", "full"]
 
 
 class CompressedRows:
-    """The matrix of an [`diffqcp.assembly.Assembly`][], plus a diagonal, in CSR.
+    """A sparse symmetric matrix plus a diagonal in CSR, or the upper triangle of it.
 
     The pattern depends on the structure of the QCP alone: an inactive row stays, with
     zeros off the diagonal. In each row the columns increase, no place occurs twice, and
@@ -30,8 +30,16 @@ class CompressedRows:
     indptr: np.ndarray
     indices: np.ndarray
 
-    def __init__(self, assembly: Assembly, triangle: Triangle):
-        order, rows, cols = assembly.order, assembly.rows, assembly.cols
+    def __init__(
+        self, order: int, rows: np.ndarray, cols: np.ndarray, triangle: Triangle
+    ):
+        """**Arguments:**
+
+        - `order`: the order of the matrix.
+        - `rows`, `cols`: where its entries are, one of each pair off the diagonal. Those
+            with the same place add up.
+        - `triangle`: `"upper"`, or `"full"` for all of the matrix.
+        """
         diagonal, entry = np.arange(order), np.arange(rows.size + order)
         i = np.concatenate([np.minimum(rows, cols), diagonal])
         j = np.concatenate([np.maximum(rows, cols), diagonal])
@@ -64,7 +72,7 @@ class CompressedRows:
 
         **Arguments:**
 
-        - `entries`: what `Assembly.values` returns, shape `(entries,)`.
+        - `entries`: the values in the order of `rows` and `cols`, shape `(entries,)`.
         - `diagonal`: what is added to the diagonal, shape `(order,)`.
         """
         terms = jnp.concatenate([entries, diagonal])[self._source]
@@ -73,5 +81,5 @@ class CompressedRows:
 
 @functools.lru_cache(maxsize=32)
 def compress(assembly: Assembly, triangle: Triangle) -> CompressedRows:
-    """The CSR pattern of an assembly: its upper triangle, or all of it. It is kept."""
-    return CompressedRows(assembly, triangle)
+    """The matrix of an assembly in CSR: its upper triangle, or all of it. It is kept."""
+    return CompressedRows(assembly.order, assembly.rows, assembly.cols, triangle)
