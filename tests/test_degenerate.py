@@ -1,5 +1,7 @@
 """Where the solution map has no derivative: K^+ r, from every backend, never NaN."""
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
@@ -9,7 +11,7 @@ from scipy.linalg import block_diag
 from diffqcp import LSMR, LU, SparseLDL
 
 from .helpers import host
-from .reference import Problem, residual
+from .reference import Problem, random_problem, residual
 
 
 def duplicated_constraints():
@@ -77,7 +79,13 @@ def case(request):
 
 # The gap of singular values here is at least 1e-2, so K^+ is known to about 1e-13.
 @pytest.mark.parametrize(
-    ("solver", "tol"), [(LU(), 1e-11), (SparseLDL(), 1e-11), (LSMR(), 1e-10)]
+    ("solver", "tol"),
+    [
+        (LU(), 1e-11),
+        (SparseLDL(), 1e-11),
+        (LSMR(), 1e-10),
+        (LSMR(precondition=True), 1e-10),
+    ],
 )
 def test_least_squares_solution_of_least_norm(case, solver, tol):
     _, kkt, matrix = case
@@ -106,6 +114,63 @@ def test_backends_agree_and_adjoint_holds(case, direct):
     forward = sum(a @ b for a, b in zip(cotangents, tangents, strict=True))
     backward = sum(a @ b for a, b in zip(gradient, data, strict=True))
     assert abs(forward - backward) < 1e-10 * np.linalg.norm(np.concatenate(tangents))
+
+
+def test_preconditioner_for_units_that_differ():
+    """The steps are those of well-chosen units, and a singular item of a batch is not
+    scaled.
+    """
+    problem, (x, y, s) = random_problem({"z": 4, "l": 20, "q": [3]}, 1)
+    rng = np.random.default_rng(0)
+    units, rows = 10 ** rng.uniform(-2, 2, x.size), 10 ** rng.uniform(-2, 2, y.size)
+    rows[24:] = 1  # a second-order cone has one unit
+    other = problem._replace(
+        P=units[:, None] * problem.P * units,
+        A=rows[:, None] * problem.A * units,
+        q=units * problem.q,
+        b=rows * problem.b,
+    )
+    vector = jnp.asarray(rng.normal(size=x.size + y.size))
+    steps = {}
+    for name, qcp in {
+        "good": host(problem, (x, y, s)),
+        "bad": host(other, (x / units, y / rows, s * rows)),
+    }.items():
+        kkt = qcp.derivative("jax-lu").kkt
+        exact = lx.linear_solve(kkt, vector, LU()).value
+        found = lx.linear_solve(kkt, vector, LSMR(precondition=True))
+        assert np.linalg.norm(found.value - exact) < 1e-12 * np.linalg.norm(exact)
+        plain = lx.linear_solve(kkt, vector, LSMR(), throw=False)
+        steps[name] = int(found.stats["num_steps"]), int(plain.stats["num_steps"])
+    assert steps["bad"][0] < 2 * steps["good"][1] < 0.1 * steps["bad"][1]
+
+
+def test_preconditioner_in_a_batch():
+    """A singular item is left as it is, its neighbours are scaled."""
+    problem, solution = duplicated_constraints()
+    kkt = host(problem, solution).derivative("jax-lu").kkt
+    # All rows inactive: K is regular if P is.
+    regular = eqx.tree_at(lambda kkt: kkt.jacobian.eigenvalues, kkt, replace_fn=zeros)
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), kkt, regular)
+    vector = np.random.default_rng(0).normal(size=kkt.in_size())
+
+    @jax.jit
+    @jax.vmap
+    def solve(kkt):
+        solver = LSMR(precondition=True)
+        state = solver.init(kkt, {})
+        return solver.compute(state, jnp.asarray(vector), {})[0], state.scale
+
+    found, scale = solve(batch)
+    np.testing.assert_array_equal(scale[0], np.ones(vector.size))
+    assert np.all(scale[1, : problem.q.size] != 1)
+    for item, value in zip((kkt, regular), found, strict=True):
+        inverse = np.linalg.pinv(np.asarray(item.as_matrix()), rcond=1e-10)
+        np.testing.assert_allclose(value, inverse @ vector, rtol=0, atol=1e-10)
+
+
+def zeros(array):
+    return 0 * array
 
 
 def test_kink():

@@ -15,11 +15,13 @@ import diffqcp
 
 
 ROOT = Path(diffqcp.__file__).parent
-# The demo needs its own extra, and runs when imported as a script; _ldl is compiled.
+# The demo needs its own extra, and runs when imported as a script; _ldl is compiled;
+# _spineax and _nvmath need a GPU.
+LEFT_OUT = (".__main__", "._demo", "._ldl", "._spineax", "._nvmath")
 MODULES = [
     info.name
     for info in pkgutil.walk_packages(diffqcp.__path__, "diffqcp.")
-    if not info.name.endswith((".__main__", "._demo", "._ldl"))
+    if not info.name.endswith(LEFT_OUT)
 ]
 PUBLIC = [name for name in MODULES if "._" not in name]
 
@@ -108,6 +110,7 @@ before = dict(jax.config.values)
 import sys
 import diffqcp
 optional = {"cvxpy", "scs", "matplotlib", "sklearn", "rich", "cvxpylayers", "torch"}
+optional |= {"spineax", "nvmath"}
 assert not optional & set(sys.modules), optional & set(sys.modules)
 assert dict(jax.config.values) == before
 assert not jax._src.xla_bridge._backends, "a backend was started"
@@ -120,6 +123,9 @@ def test_optional_imports_are_in_one_file_each():
         text = path.read_text()
         if "import cvxpy" in text:
             assert path.name == "cvxpy.py", path
+        for package in ("spineax", "nvmath"):
+            if f"import {package}" in text or f"from {package}" in text:
+                assert path.name == f"_{package}.py", path
         for package in ("matplotlib", "sklearn", "rich"):
             if f"import {package}" in text or f"from {package}" in text:
                 assert path.name == "_demo.py", path

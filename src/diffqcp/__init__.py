@@ -9,6 +9,7 @@ from .derivative import (
 )
 from .linear_solve import (
     AutoSolver as AutoSolver,
+    CuDSS as CuDSS,
     LSMR as LSMR,
     LU as LU,
     SparseLDL as SparseLDL,

@@ -105,8 +105,8 @@ class KKTOperator(lx.AbstractLinearOperator):
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
         """Vectors `[dx; t]` of length `n + m`."""
-        size = self.n + self.jacobian.eigenvalues.size
-        return jax.ShapeDtypeStruct((size,), self.P.values.dtype)
+        # Under shard_map, arrays have shardings, which lineax compares too.
+        return jax.eval_shape(self.diagonal)
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
         """The same as `in_structure`."""

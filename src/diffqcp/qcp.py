@@ -63,8 +63,9 @@ class AbstractQCP(eqx.Module):
 
         **Arguments:**
 
-        - `solve_method`: how to solve the linear system: `"auto"`, `"jax-lu"` (dense)
-            or `"jax-lsmr"` (matrix-free).
+        - `solve_method`: how to solve the linear system: `"auto"`, `"ldl"` (sparse, on
+            CPUs), `"jax-lu"` (dense), `"jax-lsmr"` (matrix-free) or `"nvmath-direct"`
+            (sparse, on NVIDIA GPUs).
         - `solver`: any lineax solver for symmetric indefinite systems, to use instead of
             a named one. It must take singular ones if there may be any.
         - `polish`: whether to correct `x` and `y` by one Newton step first, which takes
@@ -79,11 +80,12 @@ class AbstractQCP(eqx.Module):
         the least-squares solution of least norm of the linear system.
 
         **Raises:** `ValueError` for an unknown `solve_method`, `TypeError` if `solver`
-        is not a lineax solver.
+        is not a lineax solver; for [`diffqcp.CuDSS`][] what its `check` raises.
         """
+        values = self._values
         return compute_derivative(
-            select_solver(solve_method, solver),
-            self._values,
+            select_solver(solve_method, solver, values),
+            values,
             structure=self.problem_structure,
             polish=polish,
             throw=throw,
@@ -118,7 +120,7 @@ class AbstractQCP(eqx.Module):
         does not fit the structure; otherwise as `derivative`; and, if `throw`, a
         `RuntimeError` if the solve fails or a perturbation is not finite.
         """
-        structure, dtype = self.problem_structure, self.x.dtype
+        structure, dtype, values = self.problem_structure, self.x.dtype, self._values
         data = (
             structure.values("dP", dP, structure.P_pattern, dtype),
             structure.values("dA", dA, structure.A_pattern, dtype),
@@ -126,8 +128,8 @@ class AbstractQCP(eqx.Module):
             as_vector("db", db, structure.m, dtype),
         )
         solution, solved = compute_jvp(
-            select_solver(solve_method, solver),
-            self._values,
+            select_solver(solve_method, solver, (values, data)),
+            values,
             data,
             structure=structure,
             polish=polish,
@@ -162,15 +164,15 @@ class AbstractQCP(eqx.Module):
         otherwise as `derivative`; and, if `throw`, a `RuntimeError` if the solve fails
         or a cotangent is not finite.
         """
-        structure, dtype = self.problem_structure, self.x.dtype
+        structure, dtype, values = self.problem_structure, self.x.dtype, self._values
         cotangents = (
             as_vector("dx", dx, structure.n, dtype),
             as_vector("dy", dy, structure.m, dtype),
             as_vector("ds", ds, structure.m, dtype),
         )
         data, solved = compute_vjp(
-            select_solver(solve_method, solver),
-            self._values,
+            select_solver(solve_method, solver, (values, cotangents)),
+            values,
             cotangents,
             structure=structure,
             polish=polish,

@@ -58,6 +58,22 @@ class SparseMatrix(eqx.Module):
         return zeros.at[self.pattern.rows, self.pattern.cols].add(self.values)
 
 
+class SymmetricMatrix(eqx.Module):
+    """A symmetric matrix with a static pattern that has one of each pair of entries off
+    the diagonal. Those with the same place add up.
+    """
+
+    values: Float[Array, " nnz"]
+    pattern: SparsityPattern
+
+    def mv(self, vector: Float[Array, " N"]) -> Float[Array, " N"]:
+        """`matrix @ vector`."""
+        rows, cols = self.pattern.rows, self.pattern.cols
+        off = np.flatnonzero(rows != cols)
+        product = _sum_into(self.values * vector[cols], rows, self.pattern.shape[0])
+        return product.at[cols[off]].add(self.values[off] * vector[rows[off]])
+
+
 def _sum_into(
     terms: Float[Array, " nnz"], index: np.ndarray, size: int
 ) -> Float[Array, " size"]:

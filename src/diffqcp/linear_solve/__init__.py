@@ -1,5 +1,6 @@
 from ._select import FrozenSolver as FrozenSolver, select_solver as select_solver
 from .auto import AutoSolver as AutoSolver
+from .cudss import CuDSS as CuDSS
 from .lsmr import LSMR as LSMR
 from .lu import LU as LU
 from .sparse_ldl import SparseLDL as SparseLDL

@@ -1,28 +1,27 @@
 import abc
+from functools import partial
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._quasidefinite import Outcome, Tolerances
+from ..sparsity import SparsityPattern, SymmetricMatrix
+from ._quasidefinite import is_singular, Outcome, refine, Tolerances
 
 
 class AbstractFactorisation(abc.ABC):
-    """LDL' of sparse symmetric matrices with one pattern, without pivoting, on the CPU.
+    """LDL' of sparse symmetric matrices with one pattern.
 
-    Making one is the symbolic phase. The factor is a JAX array, so it may be kept in the
-    state of a solver, be part of a batch, and serve any number of right-hand sides.
-    Inside, all is in float64.
+    Making one is the symbolic phase. The factor is made of JAX arrays, so it may be kept
+    in the state of a solver, be part of a batch, and serve any number of right-hand
+    sides.
 
     **Attributes:**
 
     - `order`: the order of the matrix.
-    - `fill`: how many numbers the factor has.
-    - `operations`: how many multiplications a factorisation takes.
     """
 
     order: int
-    fill: int
-    operations: float
 
     @abc.abstractmethod
     def factorise(
@@ -45,3 +44,54 @@ class AbstractFactorisation(abc.ABC):
         """The least-squares solution of least norm, its estimated relative error, and the
         steps taken, from what `factorise` has returned.
         """
+
+
+class AbstractInverse(AbstractFactorisation):
+    """A factorisation that factorises and solves, and leaves the rest to `refine`.
+
+    The shift is always that given.
+    """
+
+    def __init__(self, order: int, rows: np.ndarray, cols: np.ndarray):
+        """**Arguments:**
+
+        - `order`: the order of the matrix.
+        - `rows`, `cols`: where its entries are, one of each pair off the diagonal. Those
+            with the same place add up.
+        """
+        self.order = order
+        self._pattern = SparsityPattern(rows, cols, (order, order))
+        self.analyse()
+
+    @abc.abstractmethod
+    def analyse(self) -> None:
+        """The symbolic phase."""
+
+    @abc.abstractmethod
+    def factor(self, values: Float[Array, " entries"], shift: Float[Array, " N"]) -> Any:
+        """The factor of the matrix plus `diag(shift)`."""
+
+    @abc.abstractmethod
+    def solve(self, factor: Any, vector: Float[Array, " N"]) -> Float[Array, " N"]:
+        """The inverse of that matrix times `vector`."""
+
+    def factorise(
+        self, values: Float[Array, " entries"], shift: Float[Array, " N"], adapt: bool
+    ) -> tuple[tuple[Array, Any, Array], Bool[Array, ""]]:
+        """The entries, the factor and the shift, and whether the matrix is singular."""
+        del adapt
+        factor = self.factor(values, shift)
+        return (values, factor, shift), is_singular(partial(self.solve, factor), shift)
+
+    def refined(
+        self,
+        factors: tuple[Array, Any, Array],
+        singular: Bool[Array, ""],
+        vector: Float[Array, " N"],
+        tolerances: Tolerances,
+    ) -> Outcome:
+        """By `diffqcp.linear_solve._quasidefinite.refine`."""
+        values, factor, shift = factors
+        matrix = SymmetricMatrix(values, self._pattern)
+        inverse = partial(self.solve, factor)
+        return refine(matrix.mv, inverse, shift, singular, vector, tolerances)

@@ -1,5 +1,4 @@
 import threading
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -7,27 +6,29 @@ import numpy as np
 import qdldl
 import scipy.sparse as sp
 import scipy.sparse.linalg as spl
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from ._factorisation import AbstractFactorisation
-from ._quasidefinite import is_singular, Outcome, refine, Tolerances
+from ._factorisation import AbstractInverse
 
 
-class QDLDLFactorisation(AbstractFactorisation):
+class QDLDLFactorisation(AbstractInverse):
     """By QDLDL and SciPy, through callbacks: for where there is no compiled extension.
 
     Column by column, so it is slow where there is much fill. The items of a batch run one
     after the other. (Callbacks use NumPy only: JAX inside one may wait for itself.)
+
+    **Attributes:**
+
+    - `fill`: how many numbers the factor has.
+    - `operations`: how many multiplications a factorisation takes.
     """
 
-    def __init__(self, order: int, rows: np.ndarray, cols: np.ndarray):
-        """**Arguments:**
+    fill: int
+    operations: float
 
-        - `order`: the order of the matrix.
-        - `rows`, `cols`: where its entries are, one of each pair off the diagonal.
-        """
-        self.order = order
-        self._rows, self._cols = rows, cols
+    def analyse(self) -> None:
+        """Factorises once, for the pattern."""
+        order, rows, cols = self.order, self._pattern.rows, self._pattern.cols
         self._lock = threading.Lock()  # the solver is changed by each factorisation
         # The upper triangle, its diagonal always stored: where each entry goes.
         diagonal = np.arange(order)
@@ -44,41 +45,17 @@ class QDLDLFactorisation(AbstractFactorisation):
         counts = np.diff(self._lower.indptr).astype(float)
         self.operations = float(np.sum(counts * (counts + 3) / 2))
 
-    def factorise(
-        self, values: Float[Array, " entries"], shift: Float[Array, " N"], adapt: bool
-    ) -> tuple[tuple[Array, Array, Array], Bool[Array, ""]]:
-        """The entries, the factor as pairs of 32-bit words, since JAX may have no
-        doubles, and the shift, always that given.
-        """
-        del adapt
+    def factor(
+        self, values: Float[Array, " entries"], shift: Float[Array, " N"]
+    ) -> Array:
+        """The factor as pairs of 32-bit words: JAX may have no doubles."""
         shape = jax.ShapeDtypeStruct((2 * self.fill,), jnp.uint32)
-        factor = jax.pure_callback(
+        return jax.pure_callback(
             self._factorise, shape, values, shift, vmap_method="sequential"
         )
-        return (values, factor, shift), is_singular(partial(self._inverse, factor), shift)
 
-    def refined(
-        self,
-        factors: tuple[Array, Array, Array],
-        singular: Bool[Array, ""],
-        vector: Float[Array, " N"],
-        tolerances: Tolerances,
-    ) -> Outcome:
+    def solve(self, factor: Array, vector: Float[Array, " N"]) -> Float[Array, " N"]:
         """By `scipy.sparse.linalg.spsolve_triangular`."""
-        values, factor, shift = factors
-        multiply = partial(self._multiply, values)
-        inverse = partial(self._inverse, factor)
-        return refine(multiply, inverse, shift, singular, vector, tolerances)
-
-    def _multiply(
-        self, values: Float[Array, " entries"], vector: Float[Array, " N"]
-    ) -> Float[Array, " N"]:
-        rows, cols = self._rows, self._cols
-        off = np.flatnonzero(rows != cols)
-        product = jnp.zeros_like(vector).at[rows].add(values * vector[cols])
-        return product.at[cols[off]].add(values[off] * vector[rows[off]])
-
-    def _inverse(self, factor: Array, vector: Float[Array, " N"]) -> Float[Array, " N"]:
         shape = jax.ShapeDtypeStruct((self.order,), vector.dtype)
         return jax.pure_callback(
             self._solve, shape, factor, vector, vmap_method="sequential"

@@ -235,9 +235,11 @@ def refine(
         return z, length, ratio, error, count + 1
 
     z, length = step(consistent)
-    # NaN is its own error, and ends the iteration.
+    # NaN is its own error, and ends the iteration. (The start is computed from `length`,
+    # for constants are of another type under shard_map.)
     error = jnp.where(length > 0, jnp.inf, length).astype(length.dtype)
-    start = (z, length, jnp.zeros_like(length), error, jnp.asarray(1))
+    ratio = jnp.where(length > 0, 0, length).astype(length.dtype)
+    start = (z, length, ratio, error, jnp.asarray(1))
     z, _, _, error, count = lax.while_loop(unfinished, body, start)
     return z, error, count
 
@@ -268,8 +270,8 @@ def _range_part(
         return new, jnp.linalg.norm(weight * (new - part)), size, count + 1
 
     def remove(_, vector):
-        infinite = jnp.asarray(jnp.inf, vector.dtype)
-        start = (vector, infinite, jnp.linalg.norm(weight * vector), 0)
+        size = jnp.linalg.norm(weight * vector)
+        start = (vector, jnp.inf * size, size, 0)
         return vector - lax.while_loop(unfinished, body, start)[0]
 
     return lax.cond(

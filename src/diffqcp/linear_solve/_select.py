@@ -1,10 +1,13 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import lineax as lx
-from jaxtyping import PyTree
+from jax.core import Tracer
+from jaxtyping import Array, PyTree
 
 from .auto import AutoSolver
+from .cudss import CuDSS
 from .lsmr import LSMR
 from .lu import LU
 from .sparse_ldl import SparseLDL
@@ -50,23 +53,27 @@ _SOLVE_METHODS = {
         "jax-lu": LU(),
         "jax-lsmr": LSMR(),
         "ldl": SparseLDL(),
+        "nvmath-direct": CuDSS(),
     }.items()
 }
 
 
 def select_solver(
-    solve_method: str, solver: lx.AbstractLinearSolver | None
+    solve_method: str, solver: lx.AbstractLinearSolver | None, arrays: PyTree[Array]
 ) -> FrozenSolver:
-    """`solver` if it is given, else the one called `solve_method`.
+    """`solver` if it is given, else the one called `solve_method`, for these arrays.
 
     **Raises:** `ValueError` for an unknown name, `TypeError` if `solver` is not a lineax
-    solver.
+    solver; and what `CuDSS.check` raises.
     """
     if solve_method not in _SOLVE_METHODS:
         raise ValueError(
             f"solve_method: expected one of {sorted(_SOLVE_METHODS)}, "
             f"got {solve_method!r}"
         )
+    if isinstance(solver, CuDSS) or (solver is None and solve_method == "nvmath-direct"):
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
+        (solver or CuDSS()).check(traced)
     if solver is None:
         return _SOLVE_METHODS[solve_method]
     if not isinstance(solver, lx.AbstractLinearSolver):

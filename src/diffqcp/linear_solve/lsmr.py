@@ -1,13 +1,21 @@
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, Float
 
 
-class LSMR(lx.AbstractLinearSolver[lx.AbstractLinearOperator]):
+class LSMRState(NamedTuple):
+    """The operator, and the scaling of its rows and columns, if there is one."""
+
+    operator: lx.AbstractLinearOperator
+    scale: Float[Array, " N"] | None
+
+
+class LSMR(lx.AbstractLinearSolver[LSMRState]):
     """Matrix-free LSMR (Fong and Saunders, SIAM J. Sci. Comput. 33, 2011):
     `solve_method="jax-lsmr"`.
 
@@ -20,53 +28,105 @@ class LSMR(lx.AbstractLinearSolver[lx.AbstractLinearOperator]):
     - `rtol`, `atol`: when to stop; see `lineax.LSMR`. By default the machine epsilon
         and zero.
     - `max_steps`: the most steps. By default `100 * (n + m)`.
+    - `precondition`: whether to scale `K` by a diagonal `C` first, `C K C w = C r` with
+        `z = C w`, so that the rows and columns of `C K C` have norms near one (the
+        Jacobi preconditioner of the least-squares problem, from both sides). It helps
+        where the units of the variables or the constraints differ much. It costs some 30
+        products and, once for a `K`, one more solve to a low accuracy, which tells
+        whether `K` is singular: then it is not scaled, as the least-squares solution of
+        least norm would be another.
     """
 
     rtol: float | None = None
     atol: float = 0.0
     max_steps: int | None = None
+    precondition: bool = False
 
     def init(
         self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> lx.AbstractLinearOperator:
-        """Nothing to prepare."""
-        del options
-        return lx.linearise(operator)
+    ) -> LSMRState:
+        """Finds the scaling, if it is asked for."""
+        operator = lx.linearise(operator)
+        if not self.precondition:
+            return LSMRState(operator, None)
+        scale = _equilibrate(operator)
+        probe = np.random.default_rng(1).normal(size=scale.size).astype(scale.dtype)
+        right = scale * operator.mv(scale * probe)
+        rtol = float(jnp.finfo(scale.dtype).eps) ** 0.5
+        found, _, _ = self._run(LSMRState(operator, scale), right, rtol, options)
+        # A unit vector of the null space takes a standard normal number from the probe.
+        regular = jnp.linalg.norm(found - probe) < 0.01
+        return LSMRState(operator, jnp.where(regular, scale, 1))
 
     def compute(
-        self,
-        state: lx.AbstractLinearOperator,
-        vector: Float[Array, " N"],
-        options: dict[str, Any],
+        self, state: LSMRState, vector: Float[Array, " N"], options: dict[str, Any]
     ) -> tuple[Float[Array, " N"], lx.RESULTS, dict[str, Any]]:
         """Runs `lineax.LSMR`."""
+        if state.scale is None:
+            return self._run(state, vector, self.rtol, options)
+        found, result, stats = self._run(state, state.scale * vector, self.rtol, options)
+        return state.scale * found, result, stats
+
+    def _run(
+        self,
+        state: LSMRState,
+        vector: Float[Array, " N"],
+        rtol: float | None,
+        options: dict[str, Any],
+    ) -> tuple[Float[Array, " N"], lx.RESULTS, dict[str, Any]]:
         eps = float(jnp.finfo(vector.dtype).eps)
+        size = state.operator.in_size()
         solver = lx.LSMR(
-            rtol=eps if self.rtol is None else self.rtol,
+            rtol=eps if rtol is None else rtol,
             atol=self.atol,
-            max_steps=100 * state.in_size() if self.max_steps is None else self.max_steps,
+            max_steps=100 * size if self.max_steps is None else self.max_steps,
             conlim=1 / eps,
         )
         # lineax's LSMR does not take float32 where JAX's default is float64.
         wide = jnp.result_type(float)
-        operator = jax.tree.map(
+        operator, scale = jax.tree.map(
             lambda leaf: leaf.astype(wide) if eqx.is_inexact_array(leaf) else leaf, state
         )
+        if scale is not None:
+            scaling = lx.DiagonalLinearOperator(scale)
+            operator = scaling @ operator @ scaling
         solution, result, stats = solver.compute(operator, vector.astype(wide), options)
         return solution.astype(vector.dtype), result, stats
 
     def transpose(
-        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
+        self, state: LSMRState, options: dict[str, Any]
+    ) -> tuple[LSMRState, dict[str, Any]]:
         """The transposed operator."""
-        return state.transpose(), options
+        return LSMRState(state.operator.transpose(), state.scale), options
 
     def conj(
-        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
+        self, state: LSMRState, options: dict[str, Any]
+    ) -> tuple[LSMRState, dict[str, Any]]:
         """The conjugate operator."""
-        return lx.conj(state), options
+        return LSMRState(lx.conj(state.operator), state.scale), options
 
     def assume_full_rank(self) -> bool:
         """LSMR takes any matrix."""
         return False
+
+
+_ROUNDS, _PROBES = 4, 8
+
+
+def _equilibrate(operator: lx.AbstractLinearOperator) -> Float[Array, " N"]:
+    """A diagonal `C` such that the rows of `C K C` have norms near one, for a symmetric
+    `K` of which only products are known.
+
+    The squares of `K v` for random signs `v` are, in the mean, those of the row norms
+    (Bradley and Murray, "Matrix-free approximate equilibration", 2011). Dividing `C` by
+    the roots of these norms, again and again, is Ruiz's iteration.
+    """
+    struct = operator.in_structure()
+    scale = jnp.ones(struct.shape, struct.dtype)
+    shape = (_ROUNDS, _PROBES, scale.size)
+    signs = np.random.default_rng(0).choice([-1, 1], size=shape).astype(struct.dtype)
+    for probes in signs:
+        products = jax.vmap(lambda probe, c=scale: c * operator.mv(c * probe))(probes)
+        norms = jnp.sqrt(jnp.mean(products**2, axis=0))
+        scale = scale / jnp.sqrt(jnp.where(norms > 0, norms, 1))
+    return scale

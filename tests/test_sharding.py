@@ -1,0 +1,82 @@
+"""A batch over several devices, here four that XLA makes of one CPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+PROGRAM = """
+import re
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tests.helpers import device, host
+from tests.reference import random_problem
+
+assert len(jax.devices()) == 4
+mesh = Mesh(np.array(jax.devices()), ("batch",))
+spec = PartitionSpec("batch")
+sharding = NamedSharding(mesh, spec)
+
+
+def collectives(compiled):
+    pattern = r"\\b(all-gather|all-to-all|all-reduce|collective-permute)[\\w-]*\\("
+    return set(re.findall(pattern, compiled.as_text()))
+
+
+for make, method in ((host, "ldl"), (device, "jax-lu"), (device, "jax-lsmr")):
+    qcp = make(*random_problem({"z": 1, "l": 3}, 1))
+    scales = jnp.linspace(1, 2, 8)
+    batch = jax.vmap(  # the solution stays one when the objective is scaled
+        lambda k: eqx.tree_at(
+            lambda qcp: (qcp.P_values, qcp.q, qcp.y),
+            qcp,
+            (k * qcp.P_values, k * qcp.q, k * qcp.y),
+        )
+    )(scales)
+    x, y = jnp.ones(qcp.x.size), jnp.ones(qcp.y.size)
+
+    @jax.vmap
+    def gradient(qcp):
+        dP, dA, dq, db = qcp.vjp(x, y, y, method, throw=False)
+        return dP.data, dA.data, dq, db
+
+    expected = jax.jit(gradient)(batch)
+    sharded = jax.device_put(batch, sharding)
+    # lineax's LSMR does not state what varies over the mesh.
+    mapped = jax.shard_map(
+        gradient, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=method != "jax-lsmr"
+    )
+    compiled = jax.jit(mapped).lower(sharded).compile()
+    assert not collectives(compiled), (method, collectives(compiled))
+    got = compiled(sharded)
+    if method == "jax-lu":  # left to XLA, which shards it by itself
+        automatic = jax.jit(gradient).lower(sharded).compile()
+        # Loops end when those of all items do: flags are exchanged, and nothing else.
+        assert collectives(automatic) == {"all-reduce"}, collectives(automatic)
+        reduced = re.findall(r"= (\\S+) all-reduce\\(", automatic.as_text())
+        assert set(reduced) == {"pred[]"}, reduced
+        for part, truth in zip(automatic(sharded), expected, strict=True):
+            np.testing.assert_allclose(part, truth, rtol=0, atol=1e-13)
+    for part, truth in zip(got, expected, strict=True):
+        assert part.sharding.is_equivalent_to(sharding, part.ndim)
+        np.testing.assert_allclose(part, truth, rtol=0, atol=1e-13)
+    jax.clear_caches()
+"""
+
+
+def test_sharded_batch():
+    """The same numbers as on one device, and nothing is gathered."""
+    devices = "--xla_force_host_platform_device_count=4"
+    root = Path(__file__).parent.parent
+    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {devices}",
+        "JAX_ENABLE_X64": "1",
+        "PYTHONPATH": path,
+    }
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True, env=environment)
