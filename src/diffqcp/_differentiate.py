@@ -33,7 +33,7 @@ class Values(NamedTuple):
     s: Float[Array, " m"]
 
 
-def _factorise(
+def factorise(
     structure: AbstractQCPStructure, values: Values, solver: lx.AbstractLinearSolver
 ) -> tuple[KKTOperator, Any]:
     """`K`, and the solver's state for it."""
@@ -51,7 +51,7 @@ def _factorise(
     return kkt, solver.init(jax.lax.stop_gradient(kkt), {})
 
 
-def _newton_system(
+def newton_system(
     kkt: KKTOperator, values: Values
 ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
     """The right-hand side of a semismooth Newton step on the optimality conditions
@@ -102,10 +102,10 @@ def compute_derivative(
     throw: bool,
 ) -> SolutionDerivative:
     """`AbstractQCP.derivative`."""
-    kkt, state = _factorise(structure, values, solver.thaw())
+    kkt, state = factorise(structure, values, solver.thaw())
     x, y = values.x, values.y
     if polish:
-        dx, dy, _ = kkt.solve(*_newton_system(kkt, values), solver.thaw(), state)
+        dx, dy, _ = kkt.solve(*newton_system(kkt, values), solver.thaw(), state)
         x, y = _polished(kkt, values, dx, dy)
     return SolutionDerivative(kkt, x, y, solver, state, structure, throw)
 
@@ -136,7 +136,7 @@ def compute_vjp(
     polish: bool,
 ) -> tuple[Data, Bool[Array, ""]]:
     """`AbstractQCP.vjp`, and whether the system was solved."""
-    kkt, state = _factorise(structure, values, solver.thaw())
+    kkt, state = factorise(structure, values, solver.thaw())
     x, y = values.x, values.y
 
     def solve(upper, dual):
@@ -146,7 +146,7 @@ def compute_vjp(
     if polish:
         # Neither right-hand side needs the solution of the other: solve for both at once.
         both = jax.tree.map(
-            lambda *parts: jnp.stack(parts), system, _newton_system(kkt, values)
+            lambda *parts: jnp.stack(parts), system, newton_system(kkt, values)
         )
         (w, dx), (u, dy), (solved, _) = jax.vmap(solve)(*both)
         x, y = _polished(kkt, values, dx, dy)
