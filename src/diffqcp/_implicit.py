@@ -63,7 +63,8 @@ def find(recipe: Recipe, data: Data, extras: Extras) -> Found:
     """The solution; differentiable in `data`."""
     structure, forward, steps = recipe
     found = forward.solve(structure, data, extras.start)
-    solution = (found.x, found.y, found.s)
+    x, y, s = (jnp.asarray(part) for part in (found.x, found.y, found.s))
+    solution = (x, y, s)
     if steps:
         solution = polish(structure, data, solution, extras.solver.thaw(), steps)
     solved = found.status == Status.SOLVED

@@ -14,7 +14,7 @@ class _Iterate(NamedTuple):
     solution: Solution
     error: Float[Array, ""]
     better: Bool[Array, ""]
-    count: Integer[Array, ""]
+    steps: Integer[Array, ""]
 
 
 def polish(
@@ -44,7 +44,7 @@ def polish(
         return (x, y, s), jnp.linalg.norm(jnp.concatenate([dual, primal]))
 
     def unfinished(state: _Iterate) -> Bool[Array, ""]:
-        return state.better & (state.count < max_steps)
+        return state.better & (state.steps < max_steps)
 
     def body(state: _Iterate) -> _Iterate:
         values = Values(*data, *state.solution)
@@ -56,7 +56,7 @@ def polish(
         better = error < state.error
         kept = lax.cond(better, lambda: new, lambda: state.solution)
         error = jnp.minimum(error, state.error)
-        return _Iterate(kept, error, better, state.count + 1)
+        return _Iterate(kept, error, better, state.steps + 1)
 
     x, y, s = solution
     start, error = at(x, y - s)

@@ -140,11 +140,8 @@ class QCPSolver(eqx.Module):
         """
         data = self._data(P, A, q, b)
         recipe = Recipe(self.structure, self.forward, self.polish)
-        if isinstance(start, QCPSolution):
-            start = (start.x, start.y, start.s)
-        if start is not None:
-            start = tuple(jax.lax.stop_gradient(self._start(start, data[2].dtype)))
-        solution = _solve(recipe, data, Extras(self.frozen_solver, start))
+        first = None if start is None else self._start(start, data[2].dtype)
+        solution = _solve(recipe, data, Extras(self.frozen_solver, first))
         return _raise_unless_solved(solution) if self.throw else solution
 
     def _data(self, P: Any, A: Any, q: ArrayLike, b: ArrayLike) -> Data:
@@ -164,14 +161,17 @@ class QCPSolver(eqx.Module):
         P_values, A_values, q_values, b_values = (part.astype(dtype) for part in arrays)
         return P_values, A_values, q_values, b_values
 
-    def _start(self, start: Any, dtype: Any) -> list[Array]:
+    def _start(self, start: Any, dtype: Any) -> Solution:
+        if isinstance(start, QCPSolution):
+            start = (start.x, start.y, start.s)
         if len(start) != 3:
             raise ValueError(f"start: expected (x, y, s), got {len(start)} parts")
-        sizes = (self.structure.n, self.structure.m, self.structure.m)
-        parts = zip("xys", start, sizes, strict=True)
-        return [
-            as_vector(f"start {name}", part, size, dtype) for name, part, size in parts
-        ]
+        n, m = self.structure.n, self.structure.m
+        x, y, s = (
+            as_vector(f"start {name}", jax.lax.stop_gradient(part), size, dtype)
+            for name, part, size in zip("xys", start, (n, m, m), strict=True)
+        )
+        return x, y, s
 
 
 def solve(
@@ -261,12 +261,12 @@ def _raise_unless_solved(solution: QCPSolution) -> QCPSolution:
 
 def _check(status: Array) -> np.ndarray:
     """True for each, or an error."""
-    status = np.asarray(status)
-    failed = np.argwhere(status != Status.SOLVED)
-    if failed.size == 0 and not (status.ndim == 0 and status != Status.SOLVED):
-        return np.ones(status.shape, bool)
+    codes = np.asarray(status)
+    failed = np.argwhere(codes != Status.SOLVED)
+    if len(failed) == 0:
+        return np.ones(codes.shape, bool)
     place = tuple(failed[0].tolist())
-    word = Status(int(status[place])).name.lower().replace("_", " ")
+    word = Status(int(codes[place])).name.lower().replace("_", " ")
     where = (
         f" of item {place[0] if len(place) == 1 else place} of the batch" if place else ""
     )

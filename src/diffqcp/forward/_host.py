@@ -70,15 +70,16 @@ class AbstractHostSolver(AbstractForwardSolver):
         family = _family(self, structure)
         dtype = data[2].dtype
         n, m = structure.n, structure.m
-        vectors = tuple(jax.ShapeDtypeStruct((size,), dtype) for size in (n, m, m))
-        integers = (jax.ShapeDtypeStruct((), jnp.int32),) * 2
-        return jax.pure_callback(
+        vectors = [jax.ShapeDtypeStruct((size,), dtype) for size in (n, m, m)]
+        integer = jax.ShapeDtypeStruct((), jnp.int32)
+        found = jax.pure_callback(
             family.solve_batch,
-            Found(*vectors, *integers),
+            (*vectors, integer, integer),
             data,
             start,
             vmap_method="expand_dims",
         )
+        return Found(*found)
 
 
 @functools.lru_cache(maxsize=16)
@@ -90,7 +91,7 @@ class _Family:
     """All problems of one structure: how their data are arranged, and the workspaces."""
 
     def __init__(self, solver: AbstractHostSolver, structure: AbstractQCPStructure):
-        self.solver, self.n = solver, structure.n
+        self.solver, self.n, self.m = solver, structure.n, structure.m
         self.dims, self.rows, self.rows_inverse = _solver_rows(
             structure, solver.psd_order, solver.own_duals
         )
@@ -123,17 +124,15 @@ class _Family:
         dtype = np.asarray(data[2]).dtype
         arrays = [np.asarray(part, np.float64) for part in (*data, *(start or ()))]
         batch = np.broadcast_shapes(*(part.shape[:-1] for part in arrays))
-        flat = [
-            np.broadcast_to(part, (*batch, part.shape[-1])).reshape(-1, part.shape[-1])
-            for part in arrays
-        ]
-        items = np.arange(flat[0].shape[0])
+        # Views, so that what all items share is not copied for each.
+        views = [np.broadcast_to(part, (*batch, part.shape[-1])) for part in arrays]
+        items = np.arange(int(np.prod(batch)))
         limit = self.solver.threads or _cores()
         chunks = np.array_split(items, min(limit, max(items.size, 1)))
         if len(chunks) == 1:
-            found = [self._solve_items(flat, chunks[0])]
+            found = [self._solve_items(views, chunks[0])]
         else:
-            tasks = [_pool().submit(self._solve_items, flat, part) for part in chunks]
+            tasks = [_pool().submit(self._solve_items, views, part) for part in chunks]
             found = [task.result() for task in tasks]
         stacked = (
             np.concatenate([part[k] for part in found]) for k in range(len(Found._fields))
@@ -146,12 +145,14 @@ class _Family:
             *(part.astype(np.int32) for part in (status, iterations)),
         )
 
-    def _solve_items(self, flat: list[np.ndarray], items: np.ndarray) -> tuple:
+    def _solve_items(self, arrays: list[np.ndarray], items: np.ndarray) -> tuple:
         with self._workspace() as workspace:
+            places = [np.unravel_index(k, arrays[0].shape[:-1]) for k in items]
             found = [
-                self._solve_item([part[k] for part in flat], workspace) for k in items
+                self._solve_item([part[place] for part in arrays], workspace)
+                for place in places
             ]
-        m = self.rows.shape[0]
+        m = self.m
         shapes = ((self.n,), (m,), (m,), (), ())
         return tuple(
             np.reshape([item[k] for item in found], (len(found), *shape))
@@ -197,7 +198,7 @@ class _Gather:
         starts = np.searchsorted(places, np.arange(shape[1] + 1) * shape[0])
         self._indptr, self._shape = starts.astype(np.int32), shape
         size = int(source.max(initial=-1)) + 1
-        self._sum = sp.csr_array((weights, (place, source)), (places.size, size))
+        self._sum: Any = sp.csr_array((weights, (place, source)), (places.size, size))
 
     def __call__(self, values: np.ndarray) -> sp.csc_array:
         data = self._sum @ values[: self._sum.shape[1]]

@@ -1,11 +1,14 @@
 from typing import Any, ClassVar
 
-import clarabel
+import clarabel as _clarabel
 import numpy as np
 
 from ..cones.psd import PSDOrder
 from ._base import Found, Status
 from ._host import AbstractHostSolver, failed, HostProblem
+
+
+clarabel: Any = _clarabel  # it has no type information
 
 
 class Clarabel(AbstractHostSolver):
@@ -53,7 +56,7 @@ class Clarabel(AbstractHostSolver):
         workspace["solver"] = clarabel.DefaultSolver(P, q, A, b, _cones(dims), settings)
         return self._found(workspace["solver"].solve(), problem)
 
-    def _settings(self) -> clarabel.DefaultSettings:
+    def _settings(self) -> Any:
         settings = clarabel.DefaultSettings()
         settings.verbose = False
         # Both change the pattern with the values, and then nothing can be updated.

@@ -61,11 +61,11 @@ class InteriorPoint(AbstractForwardSolver):
 
         def body(state: _State) -> _State:
             state = _iterate(problem, state)
-            count = state.count + 1
+            count = state.steps + 1
             status = _judge(problem, state, tol)
             over = (status == _RUNNING) & (count >= self.max_iter)
             status = jnp.where(over, Status.ITERATION_LIMIT, status).astype(jnp.int32)
-            return state._replace(status=status, count=count)
+            return state._replace(status=status, steps=count)
 
         state = lax.while_loop(unfinished, body, _first(problem))
         x, y, z, s, status, count = state
@@ -105,7 +105,7 @@ class _State(NamedTuple):
     z: Float[Array, " k"]
     s: Float[Array, " k"]
     status: Integer[Array, ""]
-    count: Integer[Array, ""]
+    steps: Integer[Array, ""]
 
 
 def _mv(matrix: Float[Array, "r c"], vector: Float[Array, " c"]) -> Float[Array, " r"]:
