@@ -23,17 +23,28 @@ from ._base import AbstractForwardSolver, Found, Start, Status
 class HostProblem(NamedTuple):
     """One problem in the formats of CPU solvers, in NumPy and float64.
 
-    - `P`: the upper triangle, CSC. `A`: CSC. Their patterns are those of the structure,
-        explicit zeros included.
+    - `P_data`, `A_data`: the entries of the matrices `P` and `A` below.
     - `q`, `b`: vectors.
     - `start`: `(x, y, s)` to start from, or None.
+    - `patterns`: where the entries are.
     """
 
-    P: sp.csc_array
-    A: sp.csc_array
+    P_data: np.ndarray
+    A_data: np.ndarray
     q: np.ndarray
     b: np.ndarray
     start: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    patterns: "tuple[_Gather, _Gather]"
+
+    @property
+    def P(self) -> sp.csc_array:
+        """The upper triangle of `P`, with the entries of the structure, zeros too."""
+        return self.patterns[0].matrix(self.P_data)
+
+    @property
+    def A(self) -> sp.csc_array:
+        """`A`, likewise."""
+        return self.patterns[1].matrix(self.A_data)
 
 
 class AbstractHostSolver(AbstractForwardSolver):
@@ -99,7 +110,7 @@ class _Family:
         # All stored entries of P, those below the diagonal too, on its upper triangle.
         i, j = np.minimum(stored.rows, stored.cols), np.maximum(stored.rows, stored.cols)
         weights = np.where(i == j, 1.0, structure.P_weights / 2)
-        self.P = _Gather(i, j, np.arange(stored.nnz), weights, (n, n))
+        P = _Gather(i, j, np.arange(stored.nnz), weights, stored.nnz, (n, n))
         # A row of the solver's is a combination of the structure's.
         stored = structure.A_pattern
         entry = sp.csr_array(
@@ -107,7 +118,11 @@ class _Family:
         )
         mixed = sp.coo_array(self.rows @ entry)
         source = mixed.coords[1]
-        self.A = _Gather(mixed.coords[0], stored.cols[source], source, mixed.data, (m, n))
+        A = _Gather(
+            *(mixed.coords[0], stored.cols[source], source, mixed.data),
+            *(stored.nnz, (m, n)),
+        )
+        self.patterns = (P, A)
         self._idle: list[dict[str, Any]] = []
 
     @contextmanager
@@ -122,56 +137,58 @@ class _Family:
     def solve_batch(self, data: Sequence[Any], start: Sequence[Any] | None) -> Found:
         """All items of a batch, whose axes come first and may have length one."""
         dtype = np.asarray(data[2]).dtype
-        arrays = [np.asarray(part, np.float64) for part in (*data, *(start or ()))]
+        P, A, q, b = (np.asarray(part, np.float64) for part in data)
+        gather_P, gather_A = self.patterns
+        arrays = [gather_P(P), gather_A(A), q, _along(self.rows, b)]
+        if start is not None:
+            x, y, s = (np.asarray(part, np.float64) for part in start)
+            arrays += [x, _along(self.rows_inverse.T, y), _along(self.rows, s)]
         batch = np.broadcast_shapes(*(part.shape[:-1] for part in arrays))
         # Views, so that what all items share is not copied for each.
         views = [np.broadcast_to(part, (*batch, part.shape[-1])) for part in arrays]
-        items = np.arange(int(np.prod(batch)))
-        limit = self.solver.threads or _cores()
-        chunks = np.array_split(items, min(limit, max(items.size, 1)))
-        if len(chunks) == 1:
-            found = [self._solve_items(views, chunks[0])]
+        places = list(np.ndindex(*batch))
+        count = max(1, min(self.solver.threads or _cores(), len(places)))
+        size = -(-len(places) // count)
+        chunks = [places[k * size : (k + 1) * size] for k in range(count)]
+        if count == 1:
+            found = [self._solve_items(views, places)]
         else:
             tasks = [_pool().submit(self._solve_items, views, part) for part in chunks]
             found = [task.result() for task in tasks]
-        stacked = (
-            np.concatenate([part[k] for part in found]) for k in range(len(Found._fields))
-        )
-        x, y, s, status, iterations = (
-            part.reshape((*batch, *part.shape[1:])) for part in stacked
-        )
+        items = [item for part in found for item in part]
+
+        def stacked(k: int, *shape: int) -> np.ndarray:
+            return np.reshape([item[k] for item in items], (*batch, *shape))
+
+        x, y, s = stacked(0, self.n), stacked(1, self.m), stacked(2, self.m)
+        y, s = _along(self.rows.T, y), _along(self.rows_inverse, s)
         return Found(
             *(part.astype(dtype) for part in (x, y, s)),
-            *(part.astype(np.int32) for part in (status, iterations)),
+            *(stacked(k).astype(np.int32) for k in (3, 4)),
         )
 
-    def _solve_items(self, arrays: list[np.ndarray], items: np.ndarray) -> tuple:
-        with self._workspace() as workspace:
-            places = [np.unravel_index(k, arrays[0].shape[:-1]) for k in items]
-            found = [
-                self._solve_item([part[place] for part in arrays], workspace)
-                for place in places
-            ]
-        m = self.m
-        shapes = ((self.n,), (m,), (m,), (), ())
-        return tuple(
-            np.reshape([item[k] for item in found], (len(found), *shape))
-            for k, shape in enumerate(shapes)
-        )
+    def _solve_items(
+        self, arrays: list[np.ndarray], places: list[tuple[int, ...]]
+    ) -> list[Found]:
+        run = self.solver.run  # equinox takes its time to bind a method
 
-    def _solve_item(self, parts: list[np.ndarray], workspace: dict[str, Any]) -> Found:
-        P, A, q, b, *start = parts
-        if not all(np.isfinite(part).all() for part in (P, A, q, b)):
-            return failed(self.n, b.size, Status.NOT_FINITE)
-        rows, inverse = self.rows, self.rows_inverse
-        if start and all(np.isfinite(part).all() for part in start):
-            x, y, s = start
-            first = (x, inverse.T @ y, rows @ s)
-        else:
+        def solve(P, A, q, b, *start) -> Found:
+            if not all(np.isfinite(part).all() for part in (P, A, q, b)):
+                return failed(self.n, self.m, Status.NOT_FINITE)
             first = None
-        problem = HostProblem(self.P(P), self.A(A), q, rows @ b, first)
-        found = self.solver.run(self.dims, problem, workspace)
-        return found._replace(y=rows.T @ found.y, s=inverse @ found.s)
+            if start and all(np.isfinite(part).all() for part in start):
+                first = (start[0], start[1], start[2])
+            problem = HostProblem(P, A, q, b, first, self.patterns)
+            return run(self.dims, problem, workspace)
+
+        with self._workspace() as workspace:
+            return [solve(*(part[place] for part in arrays)) for place in places]
+
+
+def _along(matrix: Any, vectors: np.ndarray) -> np.ndarray:
+    """`matrix` times each of the vectors along the last axis."""
+    flat = vectors.reshape(-1, vectors.shape[-1])
+    return (matrix @ flat.T).T.reshape((*vectors.shape[:-1], matrix.shape[0]))
 
 
 def failed(n: int, m: int, status: Status, iterations: int = 0) -> Found:
@@ -189,6 +206,7 @@ class _Gather:
         cols: np.ndarray,
         source: np.ndarray,
         weights: np.ndarray,
+        length: int,
         shape: tuple[int, int],
     ):
         places, place = np.unique(
@@ -197,12 +215,15 @@ class _Gather:
         self._indices = (places % max(shape[0], 1)).astype(np.int32)
         starts = np.searchsorted(places, np.arange(shape[1] + 1) * shape[0])
         self._indptr, self._shape = starts.astype(np.int32), shape
-        size = int(source.max(initial=-1)) + 1
-        self._sum: Any = sp.csr_array((weights, (place, source)), (places.size, size))
+        self._sum: Any = sp.csr_array((weights, (place, source)), (places.size, length))
 
-    def __call__(self, values: np.ndarray) -> sp.csc_array:
-        data = self._sum @ values[: self._sum.shape[1]]
-        return sp.csc_array((data, self._indices, self._indptr), self._shape)
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """The entries, for each of the vectors along the last axis."""
+        return _along(self._sum, values)
+
+    def matrix(self, entries: np.ndarray) -> sp.csc_array:
+        """The matrix with these entries."""
+        return sp.csc_array((entries, self._indices, self._indptr), self._shape)
 
 
 def _solver_rows(

@@ -46,35 +46,17 @@ class Clarabel(AbstractHostSolver):
         """Updates the solver object and solves; a problem that fails so is tried again
         with an object of its own, whose scaling is not that of other values.
         """
-        P, A, q, b, _ = problem
+        q, b = problem.q, problem.b
         if "solver" in workspace:
-            workspace["solver"].update(P=P.data, q=q, A=A.data, b=b)
-            found = self._found(workspace["solver"].solve(), problem)
+            workspace["solver"].update(P=problem.P_data, q=q, A=problem.A_data, b=b)
+            found = _found(workspace["solver"].solve(), problem)
             if found.status in _FINAL:
                 return found
-        settings = self._settings()
-        workspace["solver"] = clarabel.DefaultSolver(P, q, A, b, _cones(dims), settings)
-        return self._found(workspace["solver"].solve(), problem)
-
-    def _settings(self) -> Any:
-        settings = clarabel.DefaultSettings()
-        settings.verbose = False
-        # Both change the pattern with the values, and then nothing can be updated.
-        settings.presolve_enable = settings.chordal_decomposition_enable = False
-        settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = self.tol
-        settings.reduced_tol_gap_abs = settings.reduced_tol_gap_rel = self.accept
-        settings.reduced_tol_feas = self.accept
-        settings.max_iter = self.max_iter
-        for name, value in self.settings:
-            setattr(settings, name, value)
-        return settings
-
-    def _found(self, solution: Any, problem: HostProblem) -> Found:
-        status = _STATUSES.get(str(solution.status), Status.NUMERICAL_TROUBLE)
-        if status != Status.SOLVED:
-            return failed(problem.q.size, problem.b.size, status, solution.iterations)
-        x, y, s = (np.asarray(part) for part in (solution.x, solution.z, solution.s))
-        return Found(x, y, s, np.asarray(int(status)), np.asarray(solution.iterations))
+        settings = _settings(self)
+        workspace["solver"] = clarabel.DefaultSolver(
+            problem.P, q, problem.A, b, _cones(dims), settings
+        )
+        return _found(workspace["solver"].solve(), problem)
 
 
 _STATUSES = {
@@ -88,6 +70,28 @@ _STATUSES = {
     "MaxTime": Status.ITERATION_LIMIT,
 }
 _FINAL = (Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED)
+
+
+def _settings(options: Clarabel) -> Any:
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    # Both change the pattern with the values, and then nothing can be updated.
+    settings.presolve_enable = settings.chordal_decomposition_enable = False
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = options.tol
+    settings.reduced_tol_gap_abs = settings.reduced_tol_gap_rel = options.accept
+    settings.reduced_tol_feas = options.accept
+    settings.max_iter = options.max_iter
+    for name, value in options.settings:
+        setattr(settings, name, value)
+    return settings
+
+
+def _found(solution: Any, problem: HostProblem) -> Found:
+    status = _STATUSES.get(str(solution.status), Status.NUMERICAL_TROUBLE)
+    if status != Status.SOLVED:
+        return failed(problem.q.size, problem.b.size, status, solution.iterations)
+    x, y, s = (np.asarray(part) for part in (solution.x, solution.z, solution.s))
+    return Found(x, y, s, np.asarray(int(status)), np.asarray(solution.iterations))
 
 
 def _cones(dims: dict[str, Any]) -> list[Any]:

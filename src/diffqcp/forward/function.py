@@ -31,8 +31,8 @@ class Function(AbstractHostSolver):
     ) -> Found:
         """Calls the function."""
         del workspace
-        P, A, q, b, _ = problem
-        solution = self.function(P, A, q, b, dims)
+        q, b = problem.q, problem.b
+        solution = self.function(problem.P, problem.A, q, b, dims)
         if solution is None:
             return failed(q.size, b.size, Status.NUMERICAL_TROUBLE)
         x, y, s = (np.asarray(part, np.float64) for part in solution)
