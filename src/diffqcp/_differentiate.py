@@ -33,12 +33,12 @@ class Values(NamedTuple):
     s: Float[Array, " m"]
 
 
-class _Linearised(NamedTuple):
+class Linearised(NamedTuple):
     """A QCP around its solution.
 
     - `kkt`, `state`: `K`, and the solver's state for it.
     - `y`: the projection of `y - s`.
-    - `newton`: what a semismooth Newton step solves for; see `_linearise`.
+    - `newton`: what a semismooth Newton step solves for; see `linearise`.
     """
 
     kkt: KKTOperator
@@ -47,9 +47,9 @@ class _Linearised(NamedTuple):
     newton: tuple[Float[Array, " n"], Float[Array, " m"]]
 
 
-def _linearise(
+def linearise(
     structure: AbstractQCPStructure, values: Values, solver: lx.AbstractLinearSolver
-) -> _Linearised:
+) -> Linearised:
     """`K`, factorised, and the right-hand side of a semismooth Newton step on
 
         P x + A'Pi(v) + q = 0,    A x + Pi(v) - v = b        at v = y - s.
@@ -70,11 +70,11 @@ def _linearise(
     kkt = KKTOperator(P, A, jacobian.map(lambda eigenvalues: eigenvalues + poison))
     # The rules of lineax take the state for a constant.
     state = solver.init(jax.lax.stop_gradient(kkt), {})
-    return _Linearised(kkt, state, y, (-dual_residual, -primal_residual))
+    return Linearised(kkt, state, y, (-dual_residual, -primal_residual))
 
 
 def _polished(
-    linearised: _Linearised,
+    linearised: Linearised,
     values: Values,
     dx: Float[Array, " n"],
     dy: Float[Array, " m"],
@@ -104,7 +104,7 @@ def compute_derivative(
     throw: bool,
 ) -> SolutionDerivative:
     """`AbstractQCP.derivative`."""
-    linearised = _linearise(structure, values, solver.thaw())
+    linearised = linearise(structure, values, solver.thaw())
     kkt, state = linearised.kkt, linearised.state
     x, y = values.x, values.y
     if polish:
@@ -139,7 +139,7 @@ def compute_vjp(
     polish: bool,
 ) -> tuple[Data, Bool[Array, ""]]:
     """`AbstractQCP.vjp`, and whether the system was solved."""
-    linearised = _linearise(structure, values, solver.thaw())
+    linearised = linearise(structure, values, solver.thaw())
     kkt, x, y = linearised.kkt, values.x, values.y
 
     def solve(upper, dual):

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import lineax as lx
 from jax.core import Tracer
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from .auto import AutoSolver
 from .cudss import CuDSS
@@ -59,7 +59,7 @@ _SOLVE_METHODS = {
 
 
 def select_solver(
-    solve_method: str, solver: lx.AbstractLinearSolver | None, arrays: PyTree[Array]
+    solve_method: str, solver: lx.AbstractLinearSolver | None, arrays: PyTree = ()
 ) -> FrozenSolver:
     """`solver` if it is given, else the one called `solve_method`, for these arrays.
 
