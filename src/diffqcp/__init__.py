@@ -24,6 +24,7 @@ from .linear_solve import (
     SparseLDL as SparseLDL,
 )
 from .qcp import AbstractQCP as AbstractQCP, DeviceQCP as DeviceQCP, HostQCP as HostQCP
+from .qp import solve_qp as solve_qp
 from .solver import (
     QCPSolution as QCPSolution,
     QCPSolver as QCPSolver,

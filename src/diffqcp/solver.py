@@ -150,6 +150,7 @@ class QCPSolver(eqx.Module):
             P, A = (
                 matrix if _is_sparse(matrix) else jnp.asarray(matrix) for matrix in (P, A)
             )
+            P = P if _is_sparse(P) else (P + P.T) / 2
         arrays = (
             structure.values("P", P, structure.P_pattern),
             structure.values("A", A, structure.A_pattern),
