@@ -126,9 +126,31 @@ def test_bad_device_structures():
         QCPStructureGPU(csr(one_sided, one_sided), A, {"l": 3})
     with pytest.raises(TypeError, match="P: expected a BCSR"):
         QCPStructureGPU(OK_P, A, {"l": 3})
-    batch = BCSR.fromdense(jnp.ones((2, 2, 2)), n_batch=1)
+    batch = BCSR.fromdense(jnp.ones((2, 2, 2, 2)), n_batch=2)
     with pytest.raises(ValueError, match="P: .*batch"):
         QCPStructureGPU(batch, A, {"l": 3})
+    batch = BCSR.fromdense(jnp.stack([jnp.eye(2), jnp.eye(2)[::-1]]), n_batch=1)
+    with pytest.raises(ValueError, match="P: .*same pattern in all items"):
+        QCPStructureGPU(batch, A, {"l": 3})
+
+
+def test_a_batch_has_the_structure_of_an_item():
+    P, A = jnp.ones((4, 2, 2)), jnp.ones((4, 3, 2))
+    on_device = QCPStructureGPU(
+        BCSR.fromdense(P, n_batch=1), BCSR.fromdense(A, n_batch=1), {"l": 3}
+    )
+    item = QCPStructureGPU(BCSR.fromdense(P[0]), BCSR.fromdense(A[0]), {"l": 3})
+    assert on_device == item
+    P = jnp.triu(P)
+    on_host = QCPStructureCPU(
+        BCOO.fromdense(P, n_batch=1), BCOO.fromdense(A, n_batch=1), {"l": 3}
+    )
+    shared = BCOO.fromdense(P, n_batch=1)
+    shared = BCOO((shared.data, shared.indices[:1]), shape=shared.shape)
+    assert QCPStructureCPU(shared, BCOO.fromdense(A[0]), {"l": 3}) == on_host
+    assert on_host == QCPStructureCPU(
+        BCOO.fromdense(P[0]), BCOO.fromdense(A[0]), {"l": 3}
+    )
 
 
 def test_traced_patterns_are_refused():

@@ -17,7 +17,8 @@ class QCPStructureDense(AbstractQCPStructure):
 
     **Arguments:**
 
-    - `P`: an array of shape `(n, n)`. Only its shape matters, so it may be traced.
+    - `P`: an array of shape `(n, n)`, or `(batch, n, n)`. Only its shape matters, so it
+        may be traced.
     - `A`: an array of shape `(m, n)`; likewise.
     - `cone_dims`, `onto_dual`, `psd_order`: as for [`diffqcp.QCPStructureCPU`][].
 
@@ -28,20 +29,17 @@ class QCPStructureDense(AbstractQCPStructure):
     def _check_format(self, name: str, matrix: Any) -> None:
         if isinstance(matrix, JAXSparse) or not hasattr(matrix, "shape"):
             raise TypeError(f"{name}: expected a dense array, got {type(matrix)}")
-        if len(matrix.shape) != 2:
-            raise ValueError(
-                f"{name}: expected a matrix, got an array of shape {matrix.shape}; "
-                "a batch is jax.vmap over the values"
-            )
 
     def _stored(self, matrix: Array) -> Array:
         return matrix.ravel()
 
-    def _is_traced(self, matrix: Array) -> bool:
-        return False  # the pattern never is
+    def _indices(self, matrix: Array) -> tuple[Array, ...]:
+        return ()
 
-    def _coordinates(self, matrix: Array) -> tuple[np.ndarray, np.ndarray]:
-        rows, cols = np.indices(matrix.shape)
+    def _expand(
+        self, shape: tuple[int, int], *indices: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        rows, cols = np.indices(shape)
         return rows.ravel(), cols.ravel()
 
     def _complete(

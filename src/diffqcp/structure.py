@@ -158,7 +158,7 @@ class AbstractQCPStructure(abc.ABC):
                 f"got {values.shape}"
             )
         if not self._is_traced(matrix):
-            rows, cols = self._coordinates(matrix)
+            rows, cols = self._coordinates(name, matrix)
             same = np.array_equal(rows, pattern.rows)
             if not (same and np.array_equal(cols, pattern.cols)):
                 raise ValueError(
@@ -169,34 +169,51 @@ class AbstractQCPStructure(abc.ABC):
 
     def _read_pattern(self, name: str, matrix: Any) -> SparsityPattern:
         self._check_format(name, matrix)
-        if len(matrix.shape) != 2 or self._stored(matrix).ndim != 1:
+        if len(matrix.shape) not in (2, 3) or getattr(matrix, "n_dense", 0):
             raise ValueError(
-                f"{name}: expected a matrix without batch or dense dimensions, got shape "
-                f"{matrix.shape} and stored values of shape {self._stored(matrix).shape};"
-                " a batch is jax.vmap over the values"
+                f"{name}: expected a matrix, or a batch in one dimension, without dense "
+                f"dimensions, got shape {matrix.shape} and stored values of shape "
+                f"{self._stored(matrix).shape}"
             )
         if self._is_traced(matrix):
             raise ValueError(
                 f"{name}: its sparsity pattern must be known when the structure is "
                 "built; build the structure outside jit and vmap"
             )
-        rows, cols = self._coordinates(matrix)
-        inside = (rows >= 0) & (rows < matrix.shape[0])
-        inside &= (cols >= 0) & (cols < matrix.shape[1])
+        rows, cols = self._coordinates(name, matrix)
+        shape = matrix.shape[-2:]
+        inside = (rows >= 0) & (rows < shape[0])
+        inside &= (cols >= 0) & (cols < shape[1])
         if not inside.all():
             raise ValueError(
                 f"{name}: {np.sum(~inside)} stored entries lie outside shape "
-                f"{matrix.shape} (padding?)"
+                f"{shape} (padding?)"
             )
-        flat = rows.astype(np.int64) * matrix.shape[1] + cols
+        flat = rows.astype(np.int64) * shape[1] + cols
         unique, counts = np.unique(flat, return_counts=True)
         if unique.size != flat.size:
-            row, col = divmod(int(unique[counts > 1][0]), matrix.shape[1])
+            row, col = divmod(int(unique[counts > 1][0]), shape[1])
             raise ValueError(
                 f"{name}: entry ({row}, {col}) is stored more than once; sum "
                 "duplicates first"
             )
-        return SparsityPattern(rows, cols, matrix.shape)
+        return SparsityPattern(rows, cols, shape)
+
+    def _is_traced(self, matrix: Any) -> bool:
+        """Whether the indices are unknown."""
+        return any(isinstance(part, Tracer) for part in self._indices(matrix))
+
+    def _coordinates(self, name: str, matrix: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the stored entries, which all items of a batch share."""
+        arrays = [np.asarray(part) for part in self._indices(matrix)]
+        if len(matrix.shape) == 3:
+            for array in arrays:
+                if not (array.shape[0] and np.all(array == array[:1])):
+                    raise ValueError(
+                        f"{name}: expected the same pattern in all items of a batch"
+                    )
+            arrays = [array[0] for array in arrays]
+        return self._expand(matrix.shape[-2:], *arrays)
 
     @abc.abstractmethod
     def _check_format(self, name: str, matrix: Any) -> None:
@@ -207,12 +224,14 @@ class AbstractQCPStructure(abc.ABC):
         """The stored values."""
 
     @abc.abstractmethod
-    def _is_traced(self, matrix: Any) -> bool:
-        """Whether the indices are unknown."""
+    def _indices(self, matrix: Any) -> tuple[Array, ...]:
+        """The arrays that say where the stored entries are."""
 
     @abc.abstractmethod
-    def _coordinates(self, matrix: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns of the stored entries."""
+    def _expand(
+        self, shape: tuple[int, int], *indices: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the stored entries of a matrix, from these arrays."""
 
     @abc.abstractmethod
     def _complete(
@@ -235,7 +254,8 @@ class QCPStructureCPU(AbstractQCPStructure):
 
     - `P`: BCOO, shape `(n, n)`; entries on or above the diagonal only. Its values do
         not matter. An LP has no entries at all.
-    - `A`: BCOO, shape `(m, n)`.
+    - `A`: BCOO, shape `(m, n)`. `P` and `A` may also be batches, with `n_batch=1` and
+        one pattern for all items; the structure is that of an item.
     - `cone_dims`: the cone `K` as an SCS-style dictionary; see
         [`diffqcp.cones.ProductCone.from_dict`][].
     - `onto_dual`: False if `cone_dims` describes the dual cone `K*` instead.
@@ -247,7 +267,8 @@ class QCPStructureCPU(AbstractQCPStructure):
 
     **Raises:** `TypeError` or `ValueError`, naming the argument, for another format,
     shapes or cones that do not fit together, duplicate entries, entries outside the
-    shape or below the diagonal of `P`, and patterns that are traced.
+    shape or below the diagonal of `P`, patterns that differ within a batch, and patterns
+    that are traced.
     """
 
     def _check_format(self, name: str, matrix: Any) -> None:
@@ -257,12 +278,15 @@ class QCPStructureCPU(AbstractQCPStructure):
     def _stored(self, matrix: BCOO) -> Array:
         return matrix.data
 
-    def _is_traced(self, matrix: BCOO) -> bool:
-        return isinstance(matrix.indices, Tracer)
+    def _indices(self, matrix: BCOO) -> tuple[Array, ...]:
+        return (matrix.indices,)
 
-    def _coordinates(self, matrix: BCOO) -> tuple[np.ndarray, np.ndarray]:
-        indices = np.asarray(matrix.indices)
-        return indices[:, 0], indices[:, 1]
+    def _expand(
+        self, shape: tuple[int, int], *indices: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        del shape
+        (pairs,) = indices
+        return pairs[:, 0], pairs[:, 1]
 
     def _complete(
         self, stored: SparsityPattern
@@ -298,7 +322,8 @@ class QCPStructureGPU(AbstractQCPStructure):
 
     - `P`: BCSR, shape `(n, n)`, with both triangles. Its values do not matter. An LP
         has no entries at all.
-    - `A`: BCSR, shape `(m, n)`.
+    - `A`: BCSR, shape `(m, n)`. `P` and `A` may also be batches, with `n_batch=1` and
+        one pattern for all items; the structure is that of an item.
     - `cone_dims`: the cone `K` as an SCS-style dictionary; see
         [`diffqcp.cones.ProductCone.from_dict`][].
     - `onto_dual`: False if `cone_dims` describes the dual cone `K*` instead.
@@ -309,7 +334,8 @@ class QCPStructureGPU(AbstractQCPStructure):
 
     **Raises:** `TypeError` or `ValueError`, naming the argument, for another format,
     shapes or cones that do not fit together, duplicate entries, entries outside the
-    shape, a pattern of `P` that is not symmetric, and patterns that are traced.
+    shape, a pattern of `P` that is not symmetric, patterns that differ within a batch,
+    and patterns that are traced.
     """
 
     def _check_format(self, name: str, matrix: Any) -> None:
@@ -319,12 +345,16 @@ class QCPStructureGPU(AbstractQCPStructure):
     def _stored(self, matrix: BCSR) -> Array:
         return matrix.data
 
-    def _is_traced(self, matrix: BCSR) -> bool:
-        return any(isinstance(part, Tracer) for part in (matrix.indices, matrix.indptr))
+    def _indices(self, matrix: BCSR) -> tuple[Array, ...]:
+        return matrix.indices, matrix.indptr
 
-    def _coordinates(self, matrix: BCSR) -> tuple[np.ndarray, np.ndarray]:
-        counts = np.diff(np.asarray(matrix.indptr))
-        return np.repeat(np.arange(counts.size), counts), np.asarray(matrix.indices)
+    def _expand(
+        self, shape: tuple[int, int], *indices: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        del shape
+        cols, starts = indices
+        counts = np.diff(starts)
+        return np.repeat(np.arange(counts.size), counts), cols
 
     def _complete(
         self, stored: SparsityPattern
