@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -211,50 +212,52 @@ def processor_seconds(run: Callable[[], Any], budget: float = 1.0) -> float:
 
 
 def sparse_lines(items: int = 64, order: int = 2000) -> Iterator[str]:
-    """One batched call of `items` against as many single ones, for several families."""
+    """For several families: single calls, a batch at once, and one in pieces."""
     for family in (quadratic.sparse, quadratic.mpc, quadratic.portfolio, quadratic.lasso):
         problem = family(order)
         assert problem.exact is not None
         qcp = host_qcp(problem, *problem.exact)
-        scales = np.linspace(1, 2, items)
-
-        @jax.vmap
-        def scaled(k: Any, qcp: HostQCP = qcp) -> HostQCP:
-            # The solution stays one when the objective is scaled.
-            parts = lambda qcp: (qcp.P_values, qcp.q, qcp.y)  # noqa: E731
-            return eqx.tree_at(parts, qcp, tuple(k * part for part in parts(qcp)))
-
-        batch = scaled(jnp.asarray(scales))
+        batch = jax.vmap(partial(_scaled, qcp))(jnp.linspace(1, 2, items))
         singles = [jax.tree.map(lambda leaf, k=k: leaf[k], batch) for k in range(items)]
         dx = jnp.asarray(np.random.default_rng(0).normal(size=problem.n))
-        zero = jnp.zeros(problem.m)
-
-        def vjp(qcp: HostQCP, dx: Any = dx, zero: Any = zero) -> Gradient:
-            dP, dA, dq, db = qcp.vjp(dx, zero, zero, throw=False)
-            return dP.data, dA.data, dq, db
-
+        vjp = partial(_vjp, dx, jnp.zeros(problem.m))
         one, all_at_once = jax.jit(vjp), jax.jit(jax.vmap(vjp))
+        in_pieces = jax.jit(lambda batch, f=vjp: jax.lax.map(f, batch, batch_size=16))
 
         def single(one: Any = one, singles: list[HostQCP] = singles) -> Any:
             return [jax.block_until_ready(one(item)) for item in singles]
 
-        def batched(all_at_once: Any = all_at_once, batch: HostQCP = batch) -> Any:
-            return jax.block_until_ready(all_at_once(batch))
+        alone = shortest(single)
+        line = f"{family.__name__:10s} n + m = {problem.n + problem.m}: {items} calls "
+        line += f"{1e3 * alone:6.1f} ms"
+        expected = [np.stack(parts) for parts in zip(*single(), strict=True)]
+        for name, function in {"batch": all_at_once, "pieces": in_pieces}.items():
+            run = partial(_ready, function, batch)
+            seconds = shortest(run)
+            same = all(map(np.array_equal, run(), expected))
+            line += (
+                f"; {name} {1e3 * seconds:6.1f} ms, {alone / seconds:4.2f} times as fast"
+            )
+            line += f", {'same' if same else 'other'} bits"
+        yield line
 
-        alone, together = shortest(single), shortest(batched)
-        same = [
-            np.array_equal(a[k], b)
-            for k, item in enumerate(single())
-            for a, b in zip(batched(), item, strict=True)
-        ]
-        yield (
-            f"{family.__name__:10s} n + m = {problem.n + problem.m}: {items} calls "
-            f"{1e3 * alone:8.1f} ms, a batch {1e3 * together:8.1f} ms, "
-            f"ratio {alone / together:5.2f}, same bits {all(same)}"
-        )
+
+def _scaled(qcp: HostQCP, k: Any) -> HostQCP:
+    # The solution stays one when the objective is scaled.
+    parts = lambda qcp: (qcp.P_values, qcp.q, qcp.y)  # noqa: E731
+    return eqx.tree_at(parts, qcp, tuple(k * part for part in parts(qcp)))
 
 
-def shortest(run: Callable[[], Any], repeats: int = 7) -> float:
+def _vjp(dx: Any, zero: Any, qcp: HostQCP) -> Gradient:
+    dP, dA, dq, db = qcp.vjp(dx, zero, zero, throw=False)
+    return dP.data, dA.data, dq, db
+
+
+def _ready(function: Callable[..., Any], *arguments: Any) -> Any:
+    return jax.block_until_ready(function(*arguments))
+
+
+def shortest(run: Callable[[], Any], repeats: int = 20) -> float:
     """The least time on the clock of a few runs."""
     run()
     times = []
