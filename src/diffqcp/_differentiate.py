@@ -1,11 +1,13 @@
 """What a QCP computes: functions of its arrays, compiled once for a structure."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from .derivative import (
@@ -33,15 +35,38 @@ class Values(NamedTuple):
     s: Float[Array, " m"]
 
 
+Smoothing: TypeAlias = Float[Array, ""] | None
+
+
+def as_smoothing(value: Any) -> Smoothing:
+    """`smoothing` as an array; None for zero, which is the exact derivative.
+
+    **Raises:** `ValueError` if it is known and negative or not finite.
+    """
+    if not isinstance(value, Tracer):
+        if np.ndim(value) or not 0 <= float(value) < np.inf:
+            raise ValueError(f"smoothing: expected a number >= 0, got {value!r}")
+        if float(value) == 0:
+            return None
+    return jnp.asarray(value, float)
+
+
 def factorise(
-    structure: AbstractQCPStructure, values: Values, solver: lx.AbstractLinearSolver
+    structure: AbstractQCPStructure,
+    values: Values,
+    solver: lx.AbstractLinearSolver,
+    smoothing: Smoothing = None,
 ) -> tuple[KKTOperator, Any]:
-    """`K`, and the solver's state for it."""
+    """`K`, and the solver's state for it. If `smoothing` is given, `D` is smoothed."""
     # Comparisons hide a NaN, as in an item of a batch whose solve has failed: then all
     # of its derivative is to be NaN.
     finite = jnp.stack([jnp.all(jnp.isfinite(part)) for part in values])
     poison = jnp.where(jnp.all(finite), 0, jnp.nan).astype(values.x.dtype)
-    jacobian = structure.dual_cone.jacobian(values.y - values.s)
+    cone, v = structure.dual_cone, values.y - values.s
+    if smoothing is None:
+        jacobian = cone.jacobian(v)
+    else:
+        jacobian = cone.smoothed_jacobian(v, smoothing.astype(v.dtype))
     kkt = KKTOperator(
         structure.P_matrix(values.P),
         structure.A_matrix(values.A),
@@ -96,15 +121,16 @@ def _close(new: Float[Array, " d"], old: Float[Array, " d"]) -> Bool[Array, ""]:
 def compute_derivative(
     solver: FrozenSolver,
     values: Values,
+    smoothing: Smoothing,
     *,
     structure: AbstractQCPStructure,
     polish: bool,
     throw: bool,
 ) -> SolutionDerivative:
     """`AbstractQCP.derivative`."""
-    kkt, state = factorise(structure, values, solver.thaw())
+    kkt, state = factorise(structure, values, solver.thaw(), smoothing)
     x, y = values.x, values.y
-    if polish:
+    if polish and smoothing is None:  # the Newton step is with the exact `D`
         dx, dy, _ = kkt.solve(*newton_system(kkt, values), solver.thaw(), state)
         x, y = _polished(kkt, values, dx, dy)
     return SolutionDerivative(kkt, x, y, solver, state, structure, throw)
@@ -115,13 +141,14 @@ def compute_jvp(
     solver: FrozenSolver,
     values: Values,
     data: Data,
+    smoothing: Smoothing,
     *,
     structure: AbstractQCPStructure,
     polish: bool,
 ) -> tuple[Solution, Bool[Array, ""]]:
     """`AbstractQCP.jvp`, and whether the system was solved."""
     operator = compute_derivative(
-        solver, values, structure=structure, polish=polish, throw=False
+        solver, values, smoothing, structure=structure, polish=polish, throw=False
     )
     return push_forward(operator, data)
 
@@ -131,19 +158,20 @@ def compute_vjp(
     solver: FrozenSolver,
     values: Values,
     cotangents: Solution,
+    smoothing: Smoothing,
     *,
     structure: AbstractQCPStructure,
     polish: bool,
 ) -> tuple[Data, Bool[Array, ""]]:
     """`AbstractQCP.vjp`, and whether the system was solved."""
-    kkt, state = factorise(structure, values, solver.thaw())
+    kkt, state = factorise(structure, values, solver.thaw(), smoothing)
     x, y = values.x, values.y
 
     def solve(upper, dual):
         return kkt.solve(upper, dual, solver.thaw(), state)
 
     system = adjoint_system(kkt, cotangents)
-    if polish:
+    if polish and smoothing is None:
         # Neither right-hand side needs the solution of the other: solve for both at once.
         both = jax.tree.map(
             lambda *parts: jnp.stack(parts), system, newton_system(kkt, values)

@@ -7,10 +7,16 @@ import lineax as lx
 import numpy as np
 from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
-from jaxtyping import Array, ArrayLike, Float, Real
+from jaxtyping import Array, ArrayLike, Float, Real, ScalarLike
 
 from ._checks import as_vector
-from ._differentiate import compute_derivative, compute_jvp, compute_vjp, Values
+from ._differentiate import (
+    as_smoothing,
+    compute_derivative,
+    compute_jvp,
+    compute_vjp,
+    Values,
+)
 from .derivative import checked, Solution, SolutionDerivative
 from .linear_solve import select_solver
 from .structure import AbstractQCPStructure, QCPStructureCPU, QCPStructureGPU
@@ -56,6 +62,7 @@ class AbstractQCP(eqx.Module):
         *,
         solver: lx.AbstractLinearSolver | None = None,
         polish: bool = True,
+        smoothing: ScalarLike = 0.0,
         throw: bool = True,
     ) -> SolutionDerivative:
         """The derivative of the solution with respect to the data, factorised once.
@@ -69,6 +76,11 @@ class AbstractQCP(eqx.Module):
         - `polish`: whether to correct `x` and `y` by one Newton step first, which takes
             one more solve with the same factorisation. It removes the error of a QP's
             solution that has the right active set. `D` is taken at the solution given.
+        - `smoothing`: a number `mu > 0` replaces `D` by the derivative of the smoothed
+            projection with that parameter, which has eigenvalues inside (0, 1); see
+            [`diffqcp.cones.AbstractCone.smoothed_jacobian`][]. Constraints then pull
+            before they are active, and the vertices of LPs have useful gradients, which
+            are not the exact ones. `polish` does nothing.
         - `throw`: whether a failed solve raises. If False, its result is NaN.
 
         **Returns:**
@@ -83,6 +95,7 @@ class AbstractQCP(eqx.Module):
         return compute_derivative(
             select_solver(solve_method, solver),
             self._values(),
+            as_smoothing(smoothing),
             structure=self.problem_structure,
             polish=polish,
             throw=throw,
@@ -98,6 +111,7 @@ class AbstractQCP(eqx.Module):
         *,
         solver: lx.AbstractLinearSolver | None = None,
         polish: bool = True,
+        smoothing: ScalarLike = 0.0,
         throw: bool = True,
     ) -> Solution:
         """How the solution changes with the data: a Jacobian-vector product.
@@ -107,7 +121,8 @@ class AbstractQCP(eqx.Module):
         - `dP`, `dA`: perturbations of `P` and `A`, in the same format and with the same
             pattern.
         - `dq`, `db`: perturbations of `q` and `b`, shapes `(n,)` and `(m,)`.
-        - `solve_method`, `solver`, `polish`, `throw`: as for `derivative`.
+        - `solve_method`, `solver`, `polish`, `smoothing`, `throw`: as for
+            `derivative`.
 
         **Returns:**
 
@@ -128,6 +143,7 @@ class AbstractQCP(eqx.Module):
             select_solver(solve_method, solver),
             self._values(),
             data,
+            as_smoothing(smoothing),
             structure=structure,
             polish=polish,
         )
@@ -142,6 +158,7 @@ class AbstractQCP(eqx.Module):
         *,
         solver: lx.AbstractLinearSolver | None = None,
         polish: bool = True,
+        smoothing: ScalarLike = 0.0,
         throw: bool = True,
     ) -> tuple[Any, Any, Float[Array, " n"], Float[Array, " m"]]:
         """The gradient of a function of the solution: a vector-Jacobian product.
@@ -150,7 +167,8 @@ class AbstractQCP(eqx.Module):
 
         - `dx`, `dy`, `ds`: the gradient with respect to the solution, shapes `(n,)`,
             `(m,)`, `(m,)`.
-        - `solve_method`, `solver`, `polish`, `throw`: as for `derivative`.
+        - `solve_method`, `solver`, `polish`, `smoothing`, `throw`: as for
+            `derivative`.
 
         **Returns:**
 
@@ -171,6 +189,7 @@ class AbstractQCP(eqx.Module):
             select_solver(solve_method, solver),
             self._values(),
             cotangents,
+            as_smoothing(smoothing),
             structure=structure,
             polish=polish,
         )

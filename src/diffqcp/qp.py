@@ -36,8 +36,8 @@ def solve_qp(
     - `G`, `h`: shapes `(k, n)` and `(k,)`; `k` may be 0.
     - `forward`: the forward solver; [`diffqcp.InteriorPoint`][] by default.
     - `options`: as for [`diffqcp.QCPSolver`][]: `solve_method`, `solver`, `polish`,
-        `throw`. `polish=False, throw=False` is fastest: no callback, and no Newton step
-        after the interior-point method, whose solutions are good to 1e-10.
+        `smoothing`, `throw`. `polish=False, throw=False` is fastest: no callback, and no
+        Newton step after the interior-point method, whose solutions are good to 1e-10.
 
     **Returns:** a [`diffqcp.QCPSolution`][]: the multipliers of the equalities are
     `y[:p]`, those of the inequalities `y[p:]`, and `h - G x` is `s[p:]`.
