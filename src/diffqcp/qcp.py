@@ -17,6 +17,7 @@ from ._differentiate import (
     compute_vjp,
     Values,
 )
+from ._regularity import examine, Regularity
 from .derivative import checked, Solution, SolutionDerivative
 from .linear_solve import select_solver
 from .structure import AbstractQCPStructure, QCPStructureCPU, QCPStructureGPU
@@ -100,6 +101,20 @@ class AbstractQCP(eqx.Module):
             polish=polish,
             throw=throw,
         )
+
+    def regularity(self) -> Regularity:
+        """Reports what the derivative rests on: strict complementarity, the rank and the
+        condition of `K`, the residuals of the solution.
+
+        For inspection, so eager, and for problems with `n + m` of at most 3000.
+
+        **Returns:** a [`diffqcp.Regularity`][]; its `verdict` says it in words.
+
+        **Raises:** `ValueError` for larger problems, and under a transformation.
+        """
+        if any(isinstance(part, Tracer) for part in self._values()):
+            raise ValueError("regularity: expected known values; call it outside jit")
+        return examine(self.problem_structure, self._values())
 
     def jvp(
         self,
