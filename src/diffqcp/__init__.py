@@ -3,6 +3,7 @@
 import importlib.metadata
 
 from . import cones as cones
+from ._regularity import Regularity as Regularity
 from .dense import QCPStructureDense as QCPStructureDense
 from .derivative import (
     AdjointSolutionDerivative as AdjointSolutionDerivative,
@@ -24,7 +25,11 @@ from .linear_solve import (
     SparseLDL as SparseLDL,
 )
 from .qcp import AbstractQCP as AbstractQCP, DeviceQCP as DeviceQCP, HostQCP as HostQCP
-from .qp import solve_qp as solve_qp
+from .qp import (
+    EqualityQPSolution as EqualityQPSolution,
+    solve_equality_qp as solve_equality_qp,
+    solve_qp as solve_qp,
+)
 from .solver import (
     QCPSolution as QCPSolution,
     QCPSolver as QCPSolver,

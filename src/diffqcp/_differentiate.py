@@ -1,11 +1,13 @@
 """What a QCP computes: functions of its arrays, compiled once for a structure."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from .derivative import (
@@ -33,12 +35,30 @@ class Values(NamedTuple):
     s: Float[Array, " m"]
 
 
+Smoothing: TypeAlias = Float[Array, ""] | None
+
+
+def as_smoothing(value: Any) -> Smoothing:
+    """`smoothing` as an array; None for zero, which is the exact derivative.
+
+    **Raises:** `ValueError` if it is known and negative or not finite.
+    """
+    if not isinstance(value, Tracer):
+        if np.ndim(value) or not 0 <= float(value) < np.inf:
+            raise ValueError(f"smoothing: expected a number >= 0, got {value!r}")
+        if float(value) == 0:
+            return None
+    return jnp.asarray(value, float)
+
+
 class Linearised(NamedTuple):
     """A QCP around its solution.
 
     - `kkt`, `state`: `K`, and the solver's state for it.
     - `y`: the projection of `y - s`.
     - `newton`: what a semismooth Newton step solves for; see `linearise`.
+
+    If `D` is smoothed, `y` and `newton` are not what they are called.
     """
 
     kkt: KKTOperator
@@ -48,7 +68,10 @@ class Linearised(NamedTuple):
 
 
 def linearise(
-    structure: AbstractQCPStructure, values: Values, solver: lx.AbstractLinearSolver
+    structure: AbstractQCPStructure,
+    values: Values,
+    solver: lx.AbstractLinearSolver,
+    smoothing: Smoothing = None,
 ) -> Linearised:
     """`K`, factorised, and the right-hand side of a semismooth Newton step on
 
@@ -59,7 +82,10 @@ def linearise(
     """
     x, v = values.x, values.y - values.s
     P, A = structure.P_matrix(values.P), structure.A_matrix(values.A)
-    jacobian = structure.dual_cone.jacobian(v)
+    if smoothing is None:
+        jacobian = structure.dual_cone.jacobian(v)
+    else:
+        jacobian = structure.dual_cone.smoothed_jacobian(v, smoothing.astype(v.dtype))
     y = jacobian.mv(v)  # projections are homogeneous
     dual_residual = P.mv(x) + A.transpose_mv(y) + values.q
     primal_residual = A.mv(x) + y - v - values.b
@@ -98,16 +124,17 @@ def _close(new: Float[Array, " d"], old: Float[Array, " d"]) -> Bool[Array, ""]:
 def compute_derivative(
     solver: FrozenSolver,
     values: Values,
+    smoothing: Smoothing,
     *,
     structure: AbstractQCPStructure,
     polish: bool,
     throw: bool,
 ) -> SolutionDerivative:
     """`AbstractQCP.derivative`."""
-    linearised = linearise(structure, values, solver.thaw())
+    linearised = linearise(structure, values, solver.thaw(), smoothing)
     kkt, state = linearised.kkt, linearised.state
     x, y = values.x, values.y
-    if polish:
+    if polish and smoothing is None:  # the Newton step is with the exact `D`
         dx, dy, _ = kkt.solve(*linearised.newton, solver.thaw(), state)
         x, y = _polished(linearised, values, dx, dy)
     return SolutionDerivative(kkt, x, y, solver, state, structure, throw)
@@ -118,13 +145,14 @@ def compute_jvp(
     solver: FrozenSolver,
     values: Values,
     data: Data,
+    smoothing: Smoothing,
     *,
     structure: AbstractQCPStructure,
     polish: bool,
 ) -> tuple[Solution, Bool[Array, ""]]:
     """`AbstractQCP.jvp`, and whether the system was solved."""
     operator = compute_derivative(
-        solver, values, structure=structure, polish=polish, throw=False
+        solver, values, smoothing, structure=structure, polish=polish, throw=False
     )
     return push_forward(operator, data)
 
@@ -134,19 +162,20 @@ def compute_vjp(
     solver: FrozenSolver,
     values: Values,
     cotangents: Solution,
+    smoothing: Smoothing,
     *,
     structure: AbstractQCPStructure,
     polish: bool,
 ) -> tuple[Data, Bool[Array, ""]]:
     """`AbstractQCP.vjp`, and whether the system was solved."""
-    linearised = linearise(structure, values, solver.thaw())
+    linearised = linearise(structure, values, solver.thaw(), smoothing)
     kkt, x, y = linearised.kkt, values.x, values.y
 
     def solve(upper, dual):
         return kkt.solve(upper, dual, solver.thaw(), linearised.state)
 
     system = adjoint_system(kkt, cotangents)
-    if polish:
+    if polish and smoothing is None:
         # Neither right-hand side needs the solution of the other: solve for both at once.
         both = jax.tree.map(lambda *parts: jnp.stack(parts), system, linearised.newton)
         (w, dx), (u, dy), (solved, _) = jax.vmap(solve)(*both)

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ._differentiate import linearise, Values
+from ._differentiate import linearise, Smoothing, Values
 from ._polish import polish
 from .derivative import Data, Solution
 from .forward import AbstractForwardSolver, Found, Status
@@ -50,11 +50,12 @@ class Recipe(NamedTuple):
 
 
 class Extras(NamedTuple):
-    """Arguments without derivatives: the solver of the linear systems, and a point to
-    start from.
+    """Arguments without derivatives: the solver of the linear systems, the parameter of
+    the smoothed projection, and a point to start from.
     """
 
     solver: FrozenSolver
+    smoothing: Smoothing
     start: Solution | None
 
 
@@ -81,7 +82,7 @@ def _find_jvp(
     # and derivatives of any order.
     found = find(recipe, data, extras)
     solution = (found.x, found.y, found.s)
-    moved = _tangents(recipe.structure, data, solution, tangents[0], extras.solver)
+    moved = _tangents(recipe.structure, data, solution, tangents[0], extras)
     still = np.zeros(np.shape(found.status), jax.dtypes.float0)
     return found, Found(*moved, still, still)
 
@@ -91,7 +92,7 @@ def _tangents(
     data: Data,
     solution: Solution,
     change: Data,
-    frozen: FrozenSolver,
+    extras: Extras,
 ) -> Solution:
     P, A, _, _ = data
     x, y, s = solution
@@ -101,7 +102,8 @@ def _tangents(
     r2 = db - dA_matrix.mv(x)
 
     constants = jax.lax.stop_gradient((*data, *solution))
-    linearised = linearise(structure, Values(*constants), frozen.thaw())
+    solver = extras.solver.thaw()
+    linearised = linearise(structure, Values(*constants), solver, extras.smoothing)
     kkt = linearised.kkt
 
     def split(vector: Array) -> list[Array]:
@@ -110,13 +112,15 @@ def _tangents(
     def multiply(unknowns: Array) -> Array:
         dx, dy, ds = split(unknowns)
         upper = structure.P_mv(P, dx) + A_matrix.transpose_mv(dy)
-        bent = structure.dual_cone.differential(y - s, dy - ds)
+        if extras.smoothing is None:
+            bent = structure.dual_cone.differential(y - s, dy - ds)
+        else:
+            bent = kkt.jacobian.mv(dy - ds)
         return jnp.concatenate([upper, A_matrix.mv(dx) + ds, dy - bent])
 
     def system(a: Array, c: Array, e: Array) -> tuple[Array, Array]:
-        w, dual, _ = kkt.solve(
-            a - kkt.A.transpose_mv(e), c, frozen.thaw(), linearised.state
-        )
+        right = a - kkt.A.transpose_mv(e)
+        w, dual, _ = kkt.solve(right, c, solver, linearised.state)
         return w, dual
 
     def solve(_: Any, right: Array) -> Array:

@@ -7,10 +7,17 @@ import lineax as lx
 import numpy as np
 from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
-from jaxtyping import Array, ArrayLike, Float, Real
+from jaxtyping import Array, ArrayLike, Float, Real, ScalarLike
 
 from ._checks import as_vector
-from ._differentiate import compute_derivative, compute_jvp, compute_vjp, Values
+from ._differentiate import (
+    as_smoothing,
+    compute_derivative,
+    compute_jvp,
+    compute_vjp,
+    Values,
+)
+from ._regularity import examine, Regularity
 from .derivative import checked, Solution, SolutionDerivative
 from .linear_solve import select_solver
 from .structure import AbstractQCPStructure, QCPStructureCPU, QCPStructureGPU
@@ -57,6 +64,7 @@ class AbstractQCP(eqx.Module):
         *,
         solver: lx.AbstractLinearSolver | None = None,
         polish: bool = True,
+        smoothing: ScalarLike = 0.0,
         throw: bool = True,
     ) -> SolutionDerivative:
         """The derivative of the solution with respect to the data, factorised once.
@@ -71,6 +79,11 @@ class AbstractQCP(eqx.Module):
         - `polish`: whether to correct `x` and `y` by one Newton step first, which takes
             one more solve with the same factorisation. It removes the error of a QP's
             solution that has the right active set. `D` is taken at the solution given.
+        - `smoothing`: a number `mu > 0` replaces `D` by the derivative of the smoothed
+            projection with that parameter, which has eigenvalues inside (0, 1); see
+            [`diffqcp.cones.AbstractCone.smoothed_jacobian`][]. Constraints then pull
+            before they are active, and the vertices of LPs have useful gradients, which
+            are not the exact ones. `polish` does nothing.
         - `throw`: whether a failed solve raises. If False, its result is NaN.
 
         **Returns:**
@@ -86,10 +99,25 @@ class AbstractQCP(eqx.Module):
         return compute_derivative(
             select_solver(solve_method, solver, values),
             values,
+            as_smoothing(smoothing),
             structure=self.problem_structure,
             polish=polish,
             throw=throw,
         )
+
+    def regularity(self) -> Regularity:
+        """Reports what the derivative rests on: strict complementarity, the rank and the
+        condition of `K`, the residuals of the solution.
+
+        For inspection, so eager, and for problems with `n + m` of at most 3000.
+
+        **Returns:** a [`diffqcp.Regularity`][]; its `verdict` says it in words.
+
+        **Raises:** `ValueError` for larger problems, and under a transformation.
+        """
+        if any(isinstance(part, Tracer) for part in self._values):
+            raise ValueError("regularity: expected known values; call it outside jit")
+        return examine(self.problem_structure, self._values)
 
     def jvp(
         self,
@@ -101,6 +129,7 @@ class AbstractQCP(eqx.Module):
         *,
         solver: lx.AbstractLinearSolver | None = None,
         polish: bool = True,
+        smoothing: ScalarLike = 0.0,
         throw: bool = True,
     ) -> Solution:
         """How the solution changes with the data: a Jacobian-vector product.
@@ -110,7 +139,8 @@ class AbstractQCP(eqx.Module):
         - `dP`, `dA`: perturbations of `P` and `A`, in the same format and with the same
             pattern.
         - `dq`, `db`: perturbations of `q` and `b`, shapes `(n,)` and `(m,)`.
-        - `solve_method`, `solver`, `polish`, `throw`: as for `derivative`.
+        - `solve_method`, `solver`, `polish`, `smoothing`, `throw`: as for
+            `derivative`.
 
         **Returns:**
 
@@ -131,6 +161,7 @@ class AbstractQCP(eqx.Module):
             select_solver(solve_method, solver, (values, data)),
             values,
             data,
+            as_smoothing(smoothing),
             structure=structure,
             polish=polish,
         )
@@ -145,6 +176,7 @@ class AbstractQCP(eqx.Module):
         *,
         solver: lx.AbstractLinearSolver | None = None,
         polish: bool = True,
+        smoothing: ScalarLike = 0.0,
         throw: bool = True,
     ) -> tuple[Any, Any, Float[Array, " n"], Float[Array, " m"]]:
         """The gradient of a function of the solution: a vector-Jacobian product.
@@ -153,7 +185,8 @@ class AbstractQCP(eqx.Module):
 
         - `dx`, `dy`, `ds`: the gradient with respect to the solution, shapes `(n,)`,
             `(m,)`, `(m,)`.
-        - `solve_method`, `solver`, `polish`, `throw`: as for `derivative`.
+        - `solve_method`, `solver`, `polish`, `smoothing`, `throw`: as for
+            `derivative`.
 
         **Returns:**
 
@@ -174,6 +207,7 @@ class AbstractQCP(eqx.Module):
             select_solver(solve_method, solver, (values, cotangents)),
             values,
             cotangents,
+            as_smoothing(smoothing),
             structure=structure,
             polish=polish,
         )

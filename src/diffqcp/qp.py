@@ -1,10 +1,11 @@
 """Quadratic programs as arrays: the forms of textbooks and of other packages."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Real
+import jax.scipy.linalg as jsl
+from jaxtyping import Array, Float, Real
 
 from .dense import QCPStructureDense
 from .forward import AbstractForwardSolver, InteriorPoint
@@ -36,8 +37,8 @@ def solve_qp(
     - `G`, `h`: shapes `(k, n)` and `(k,)`; `k` may be 0.
     - `forward`: the forward solver; [`diffqcp.InteriorPoint`][] by default.
     - `options`: as for [`diffqcp.QCPSolver`][]: `solve_method`, `solver`, `polish`,
-        `throw`. `polish=False, throw=False` is fastest: no callback, and no Newton step
-        after the interior-point method, whose solutions are good to 1e-10.
+        `smoothing`, `throw`. `polish=False, throw=False` is fastest: no callback, and no
+        Newton step after the interior-point method, whose solutions are good to 1e-10.
 
     **Returns:** a [`diffqcp.QCPSolution`][]: the multipliers of the equalities are
     `y[:p]`, those of the inequalities `y[p:]`, and `h - G x` is `s[p:]`.
@@ -49,3 +50,52 @@ def solve_qp(
     structure = QCPStructureDense(Q, rows, {"z": A.shape[0], "l": G.shape[0]})
     forward = InteriorPoint() if forward is None else forward
     return QCPSolver(structure, forward=forward, **options)(Q, rows, q, bounds)
+
+
+class EqualityQPSolution(NamedTuple):
+    """`x` and the multipliers `y` of [`diffqcp.solve_equality_qp`][]."""
+
+    x: Float[Array, " n"]
+    y: Float[Array, " m"]
+
+
+def solve_equality_qp(
+    P: Float[Array, "n n"],
+    c: Float[Array, " n"],
+    A: Float[Array, "m n"],
+    b: Float[Array, " m"],
+) -> EqualityQPSolution:
+    """Solves a QP with equality constraints only, differentiably.
+
+        minimise 1/2 x'Px + c'x    subject to    A x = b.
+
+    The solution is that of one linear system with the matrix `K = [[P, A'], [A, 0]]`,
+
+        K [x; y] = [-c; b],
+
+    which is factorised once. With cotangents `gx`, `gy` and `K [w; u] = [gx; gy]` the
+    gradients are `dP = -(w x' + x w') / 2`, `dc = -w`, `dA = -(y w' + u x')` and
+    `db = u`, from the same factorisation; `jax.vjp` and `jax.linearize` keep it for any
+    number of cotangents and tangents. All orders of derivatives exist.
+
+    **Arguments:**
+
+    - `P`: shape `(n, n)`; the symmetric part counts, and is positive definite on the null
+        space of `A`. `c`: shape `(n,)`.
+    - `A`, `b`: shapes `(m, n)` and `(m,)`; the rows of `A` are independent.
+
+    **Returns:** `x` and the multipliers `y`, with `P x + A'y + c = 0`. They are not
+    finite, or meaningless, if `K` is singular.
+    """
+    n = c.size
+    P = (P + P.T) / 2
+    corner = jnp.zeros((b.size, b.size), c.dtype)
+    K = jnp.block([[P, A.T], [A, corner]])
+    factors = jsl.lu_factor(jax.lax.stop_gradient(K))
+    z = jax.lax.custom_linear_solve(
+        lambda z: jnp.matmul(K, z, precision="highest"),
+        jnp.concatenate([-c, b]),
+        lambda _, right: jsl.lu_solve(factors, right),
+        symmetric=True,
+    )
+    return EqualityQPSolution(z[:n], z[n:])

@@ -9,9 +9,10 @@ import lineax as lx
 import numpy as np
 from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
-from jaxtyping import Array, ArrayLike, Float, Integer, Real
+from jaxtyping import Array, ArrayLike, Float, Integer, Real, ScalarLike
 
 from ._checks import as_vector
+from ._differentiate import as_smoothing, Smoothing
 from ._implicit import Extras, find, Recipe
 from .cones.psd import PSDOrder
 from .dense import QCPStructureDense
@@ -77,6 +78,8 @@ class QCPSolver(eqx.Module):
     - `polish`: whether to improve what the forward solver returns by Newton steps on the
         optimality conditions, of which one to three are usual; as an integer, the most
         steps (True: 10). Errors of the solution are errors of the derivative.
+    - `smoothing`: as for [`diffqcp.AbstractQCP.derivative`][]; the solution stays the
+        exact one. Second derivatives take the smoothed `D` for a constant.
     - `throw`: whether a problem without solution raises a `RuntimeError` with the status
         and the place in the batch. If False, its solution and its derivatives are NaN.
 
@@ -86,6 +89,7 @@ class QCPSolver(eqx.Module):
     structure: AbstractQCPStructure = eqx.field(static=True)
     forward: AbstractForwardSolver = eqx.field(static=True)
     frozen_solver: FrozenSolver
+    smoothing: Smoothing
     polish: int = eqx.field(static=True)
     throw: bool = eqx.field(static=True)
 
@@ -97,6 +101,7 @@ class QCPSolver(eqx.Module):
         solve_method: str = "auto",
         solver: lx.AbstractLinearSolver | None = None,
         polish: bool | int = True,
+        smoothing: ScalarLike = 0.0,
         throw: bool = True,
     ):
         if not isinstance(structure, AbstractQCPStructure):
@@ -112,6 +117,7 @@ class QCPSolver(eqx.Module):
         self.structure, self.forward = structure, forward
         self.frozen_solver = select_solver(solve_method, solver)
         self.polish = 10 if polish is True else int(polish)
+        self.smoothing = as_smoothing(smoothing)
         self.throw = throw
 
     def __call__(
@@ -141,7 +147,7 @@ class QCPSolver(eqx.Module):
         data = self._data(P, A, q, b)
         recipe = Recipe(self.structure, self.forward, self.polish)
         first = None if start is None else self._start(start, data[2].dtype)
-        solution = _solve(recipe, data, Extras(self.frozen_solver, first))
+        solution = _solve(recipe, data, Extras(self.frozen_solver, self.smoothing, first))
         return _raise_unless_solved(solution) if self.throw else solution
 
     def _data(self, P: Any, A: Any, q: ArrayLike, b: ArrayLike) -> Data:
@@ -203,7 +209,7 @@ def solve(
         [`diffqcp.cones.ProductCone.from_dict`][].
     - `start`: as for `QCPSolver.__call__`.
     - `options`: those of `QCPSolver`: `forward`, `solve_method`, `solver`, `polish`,
-        `throw`.
+        `smoothing`, `throw`.
 
     **Returns:** a [`diffqcp.QCPSolution`][].
 

@@ -20,7 +20,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from .._operators import register_queries
 
@@ -124,6 +124,13 @@ class AbstractCone(eqx.Module):
         """The derivative of `project` at `v`."""
 
     @abc.abstractmethod
+    def smoothed_jacobian(self, v: Float[Array, " d"], mu: ScalarLike) -> ConeJacobian:
+        """The derivative at `v` of the projection smoothed with the parameter `mu > 0`,
+        `p(v)` with `p + mu F'(p) = v` for a barrier `F` of the cone. Its eigenvalues lie
+        in (0, 1), except for zero and free rows.
+        """
+
+    @abc.abstractmethod
     def differential(
         self, v: Float[Array, " d"], dv: Float[Array, " d"]
     ) -> Float[Array, " d"]:
@@ -159,6 +166,11 @@ class DualCone(AbstractCone):
     def jacobian(self, v: Float[Array, " d"]) -> ConeJacobian:
         """`I - D_K(-v)`."""
         return self.cone.jacobian(-v).map(lambda eigenvalues: 1 - eigenvalues)
+
+    def smoothed_jacobian(self, v: Float[Array, " d"], mu: ScalarLike) -> ConeJacobian:
+        """`I - D_K(-v)`, smoothed."""
+        jacobian = self.cone.smoothed_jacobian(-v, mu)
+        return jacobian.map(lambda eigenvalues: 1 - eigenvalues)
 
     def differential(
         self, v: Float[Array, " d"], dv: Float[Array, " d"]

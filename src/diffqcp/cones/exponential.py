@@ -1,8 +1,9 @@
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from ._base import AbstractCone, ConeJacobian, DualCone
 from ._boundary import BoundaryProjection, differential, increasing_root, unit
+from ._central import barrier_jacobian
 
 
 class ExponentialCone(AbstractCone):
@@ -24,6 +25,11 @@ class ExponentialCone(AbstractCone):
         """In closed form, given the ratio `x / y` of the projection."""
         return _resolve(v).jacobian(v)
 
+    def smoothed_jacobian(self, v: Float[Array, "3"], mu: ScalarLike) -> ConeJacobian:
+        """The barrier is that of Nesterov, `-log(y log(z/y) - x) - log(y) - log(z)`."""
+        start = jnp.asarray([-1.0, 0.5, 1.0], v.dtype)
+        return barrier_jacobian(_barrier, start, v, mu)
+
     def differential(
         self, v: Float[Array, "3"], dv: Float[Array, "3"]
     ) -> Float[Array, "3"]:
@@ -33,6 +39,11 @@ class ExponentialCone(AbstractCone):
     def dual(self) -> DualCone:
         """The dual exponential cone."""
         return DualCone(self)
+
+
+def _barrier(p: Float[Array, "3"]) -> Float[Array, ""]:
+    x, y, z = p
+    return -jnp.log(y * jnp.log(z / y) - x) - jnp.log(y) - jnp.log(z)
 
 
 def _resolve(v: Float[Array, "3"]) -> BoundaryProjection:

@@ -1,8 +1,9 @@
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from ._base import AbstractCone, ConeJacobian, IdentityEigenvectors
+from ._central import divided_difference
 
 
 class NonnegativeCone(AbstractCone):
@@ -27,6 +28,10 @@ class NonnegativeCone(AbstractCone):
     def jacobian(self, v: Float[Array, " d"]) -> ConeJacobian:
         """`D = diag(v > 0)`."""
         return ConeJacobian((v > 0).astype(v.dtype), IdentityEigenvectors())
+
+    def smoothed_jacobian(self, v: Float[Array, " d"], mu: ScalarLike) -> ConeJacobian:
+        """`(1 + v / sqrt(v^2 + 4 mu)) / 2`, entry by entry."""
+        return ConeJacobian(divided_difference(v, v, mu), IdentityEigenvectors())
 
     def differential(
         self, v: Float[Array, " d"], dv: Float[Array, " d"]

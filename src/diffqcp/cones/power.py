@@ -4,6 +4,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from ._base import AbstractCone, ConeJacobian, DualCone
 from ._boundary import BoundaryProjection, differential, increasing_root, unit
+from ._central import barrier_jacobian
 
 
 class PowerCone(AbstractCone):
@@ -30,6 +31,19 @@ class PowerCone(AbstractCone):
     def jacobian(self, v: Float[Array, "3"]) -> ConeJacobian:
         """In closed form, given the projection."""
         return _resolve(v, self.alpha).jacobian(v)
+
+    def smoothed_jacobian(self, v: Float[Array, "3"], mu: ScalarLike) -> ConeJacobian:
+        """The barrier is that of Chares, of degree three."""
+        alpha = jnp.asarray(self.alpha, v.dtype)
+
+        def barrier(p: Float[Array, "3"]) -> Float[Array, ""]:
+            x, y, z = p
+            power = jnp.exp(2 * alpha * jnp.log(x) + 2 * (1 - alpha) * jnp.log(y))
+            rest = (1 - alpha) * jnp.log(x) + alpha * jnp.log(y)
+            return -jnp.log(power - z**2) - rest
+
+        start = jnp.asarray([1.0, 1.0, 0.0], v.dtype)
+        return barrier_jacobian(barrier, start, v, mu)
 
     def differential(
         self, v: Float[Array, "3"], dv: Float[Array, "3"]

@@ -1,11 +1,11 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from .._static import StaticArray
 from ._base import AbstractCone, AbstractEigenvectors, ConeJacobian
@@ -58,8 +58,18 @@ class RepeatedCone(AbstractCone):
 
     def jacobian(self, v: Float[Array, " d"]) -> ConeJacobian:
         """Block diagonal."""
-        rows = v.reshape(self.count, -1)
-        blocks = jax.vmap(lambda cone, row: cone.jacobian(row))(self.cone, rows)
+        return self._blocks(v, lambda cone, row: cone.jacobian(row))
+
+    def smoothed_jacobian(self, v: Float[Array, " d"], mu: ScalarLike) -> ConeJacobian:
+        """Block diagonal."""
+        return self._blocks(v, lambda cone, row: cone.smoothed_jacobian(row, mu))
+
+    def _blocks(
+        self,
+        v: Float[Array, " d"],
+        jacobian: Callable[[AbstractCone, Array], ConeJacobian],
+    ) -> ConeJacobian:
+        blocks = jax.vmap(jacobian)(self.cone, v.reshape(self.count, -1))
         return ConeJacobian(
             blocks.eigenvalues.ravel(),
             RepeatedEigenvectors(blocks.eigenvectors, self.count),
@@ -224,8 +234,19 @@ class ProductCone(AbstractCone):
 
     def jacobian(self, v: Float[Array, " d"]) -> ConeJacobian:
         """Block diagonal, up to the order of rows."""
+        return self._blocks(v, lambda cone, part: cone.jacobian(part))
+
+    def smoothed_jacobian(self, v: Float[Array, " d"], mu: ScalarLike) -> ConeJacobian:
+        """Block diagonal, up to the order of rows."""
+        return self._blocks(v, lambda cone, part: cone.smoothed_jacobian(part, mu))
+
+    def _blocks(
+        self,
+        v: Float[Array, " d"],
+        jacobian: Callable[[AbstractCone, Array], ConeJacobian],
+    ) -> ConeJacobian:
         parts = zip(self.cones, self._parts(v), strict=True)
-        blocks = [cone.jacobian(part) for cone, part in parts]
+        blocks = [jacobian(cone, part) for cone, part in parts]
         eigenvalues = _concatenate([block.eigenvalues for block in blocks], v)
         eigenvectors = ProductEigenvectors(
             tuple(block.eigenvectors for block in blocks),

@@ -5,9 +5,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from ._base import AbstractCone, AbstractEigenvectors, ConeJacobian
+from ._central import divided_difference
 
 
 PSDOrder: TypeAlias = Literal["lower", "upper"]
@@ -118,6 +119,13 @@ class PSDCone(AbstractCone):
         return ConeJacobian(
             eigenvalues.astype(v.dtype), PSDEigenvectors(basis, self.order)
         )
+
+    def smoothed_jacobian(self, v: Float[Array, " d"], mu: ScalarLike) -> ConeJacobian:
+        """`-log det` is the barrier."""
+        values, basis = jnp.linalg.eigh(unpack(v, self.size, self.order))
+        rows, cols = triangle(self.size, self.order)
+        eigenvalues = divided_difference(values[rows], values[cols], mu)
+        return ConeJacobian(eigenvalues, PSDEigenvectors(basis, self.order))
 
     def differential(
         self, v: Float[Array, " d"], dv: Float[Array, " d"]

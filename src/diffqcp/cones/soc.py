@@ -1,8 +1,9 @@
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from ._base import AbstractCone, AbstractEigenvectors, ConeJacobian
+from ._central import divided_difference
 
 
 class SecondOrderEigenvectors(AbstractEigenvectors):
@@ -77,12 +78,22 @@ class SecondOrderCone(AbstractCone):
         t, z = v[0], v[1:]
         r = _norm(z)
         safe = jnp.where(r > 0, r, 1)
-        direction = jnp.where(r > 0, z / safe, jnp.zeros_like(z).at[0].set(1))
         rest = jnp.full_like(z, (1 + t / safe) / 2).at[0].set(0)
         boundary = jnp.concatenate([jnp.ones_like(t)[None], rest])
         eigenvalues = jnp.where(t >= r, 1, jnp.where(t <= -r, 0, boundary))
         return ConeJacobian(
-            eigenvalues.astype(v.dtype), SecondOrderEigenvectors(direction)
+            eigenvalues.astype(v.dtype), SecondOrderEigenvectors(_direction(z, r))
+        )
+
+    def smoothed_jacobian(self, v: Float[Array, " d"], mu: ScalarLike) -> ConeJacobian:
+        """`-log(t^2 - r^2)` is the barrier."""
+        t, z = v[0], v[1:]
+        r = _norm(z)
+        high, low = (t + r) / 2**0.5, (t - r) / 2**0.5
+        left = jnp.full_like(v, high).at[1].set(low)
+        right = jnp.full_like(v, low).at[0].set(high)
+        return ConeJacobian(
+            divided_difference(left, right, mu), SecondOrderEigenvectors(_direction(z, r))
         )
 
     def differential(
@@ -100,3 +111,8 @@ def _norm(z: Float[Array, " k"]) -> Float[Array, ""]:
     """The Euclidean norm, with derivative zero at zero."""
     zero = jnp.all(z == 0)
     return jnp.where(zero, 0, jnp.linalg.norm(jnp.where(zero, 1, z)))
+
+
+def _direction(z: Float[Array, " k"], r: Float[Array, ""]) -> Float[Array, " k"]:
+    """`z / r`, and any unit vector if that is 0 / 0."""
+    return jnp.where(r > 0, z / jnp.where(r > 0, r, 1), jnp.zeros_like(z).at[0].set(1))

@@ -1,6 +1,6 @@
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from ._base import AbstractCone, ConeJacobian, IdentityEigenvectors
 
@@ -27,6 +27,11 @@ class ZeroCone(AbstractCone):
     def jacobian(self, v: Float[Array, " d"]) -> ConeJacobian:
         """`D = 0`."""
         return ConeJacobian(jnp.zeros_like(v), IdentityEigenvectors())
+
+    def smoothed_jacobian(self, v: Float[Array, " d"], mu: ScalarLike) -> ConeJacobian:
+        """As `jacobian`: there is nothing to smooth."""
+        del mu
+        return self.jacobian(v)
 
     def differential(
         self, v: Float[Array, " d"], dv: Float[Array, " d"]
@@ -61,6 +66,11 @@ class FreeCone(AbstractCone):
     def jacobian(self, v: Float[Array, " d"]) -> ConeJacobian:
         """`D = I`."""
         return ConeJacobian(jnp.ones_like(v), IdentityEigenvectors())
+
+    def smoothed_jacobian(self, v: Float[Array, " d"], mu: ScalarLike) -> ConeJacobian:
+        """As `jacobian`: there is nothing to smooth."""
+        del mu
+        return self.jacobian(v)
 
     def differential(
         self, v: Float[Array, " d"], dv: Float[Array, " d"]

@@ -17,8 +17,8 @@ class InteriorPoint(AbstractForwardSolver):
 
     Under `jax.vmap` a batch is solved at once, on any platform, without a callback. It
     takes `O((n + m) n^2)` operations an iteration, and zero and nonnegative cones only.
-    It is for strictly convex problems: it gives up on some LPs and some QPs with solutions
-    that are not unique, which [`diffqcp.Clarabel`][] solves.
+    It is for strictly convex problems: it gives up on some LPs and some QPs with
+    solutions that are not unique, which [`diffqcp.Clarabel`][] solves.
 
     Mehrotra's predictor-corrector method with the reduced system
 

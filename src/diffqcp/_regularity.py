@@ -1,0 +1,163 @@
+"""What a derivative rests on: for people, not for programs, so eager and in NumPy."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._differentiate import Values
+from .cones import AbstractCone, ExponentialCone, PowerCone
+from .cones.psd import unpack
+from .kkt import KKTOperator
+from .structure import AbstractQCPStructure
+
+
+@dataclass(frozen=True)
+class Regularity:
+    """What the derivative of a solution rests on.
+
+    **Attributes:**
+
+    - `margins`: for each kind of cone (the keys of `cone_dims`), the smallest distance of
+        `y - s` to where the projection has a kink: how far the solution is from losing
+        strict complementarity. It is exact for `l`, `q` and `s`, and right within a
+        factor of 3 for the others.
+    - `rank_deficiency`: the number of eigenvalues of `K` that are zero.
+    - `condition`: the largest over the smallest of the others, in absolute value.
+    - `primal`, `dual`, `gap`: the residuals `A x + s - b`, `P x + A'y + q` in the largest
+        norm, and `|y's|`.
+    - `differentiable`: whether the solution map has a derivative here, as far as the
+        numbers can tell.
+    - `verdict`: all of this in words.
+    """
+
+    margins: dict[str, float]
+    rank_deficiency: int
+    condition: float
+    primal: float
+    dual: float
+    gap: float
+    differentiable: bool
+    verdict: str
+
+
+def examine(structure: AbstractQCPStructure, values: Values) -> Regularity:
+    """See `AbstractQCP.regularity`."""
+    if structure.n + structure.m > _LARGEST:
+        raise ValueError(
+            f"regularity: expected n + m of at most {_LARGEST}, since it takes the "
+            f"eigenvalues of K, got {structure.n + structure.m}"
+        )
+    v = values.y - values.s
+    P, A = structure.P_matrix(values.P), structure.A_matrix(values.A)
+    matrix = KKTOperator(P, A, structure.dual_cone.jacobian(v)).as_matrix()
+    sizes = np.sort(np.abs(np.linalg.eigvalsh(np.asarray(matrix, np.float64))))
+    eps = float(jnp.finfo(v.dtype).eps)
+    zero = sizes <= eps**0.6 * sizes[-1] if sizes.size else np.zeros(0, bool)
+    regular = sizes[~zero]
+    condition = float(regular[-1] / regular[0]) if regular.size else 1.0
+    margins: dict[str, float] = {}
+    for key, margin in _margins(structure, np.asarray(v, np.float64)):
+        margins[key] = min(margin, margins.get(key, np.inf))
+
+    def largest(vector) -> float:
+        return float(np.max(np.abs(vector), initial=0))
+
+    x, y, s = values.x, values.y, values.s
+    residuals = (
+        largest(A.mv(x) + s - values.b),
+        largest(P.mv(x) + A.transpose_mv(y) + values.q),
+        float(abs(y @ s)),
+    )
+    scale = max(1.0, largest(v))
+    kinks = [key for key, margin in margins.items() if margin <= eps**0.4 * scale]
+    deficiency = int(np.sum(zero))
+    verdict = _verdict(kinks, deficiency, condition, max(residuals), scale)
+    good = not kinks and deficiency == 0
+    return Regularity(margins, deficiency, condition, *residuals, good, verdict)
+
+
+_LARGEST = 3000
+
+
+def _verdict(
+    kinks: list[str], deficiency: int, condition: float, residual: float, scale: float
+) -> str:
+    parts = []
+    if kinks:
+        parts.append(
+            f"Strict complementarity fails in the cones {kinks}: a constraint is about "
+            "to change between active and inactive; there are one-sided derivatives only."
+        )
+    if deficiency:
+        parts.append(
+            f"K has {deficiency} zero eigenvalues: the solution or its multipliers are "
+            "not unique, or active constraints depend on each other. What is returned is "
+            "built on the least-squares solution."
+        )
+    if not parts:
+        parts.append("The solution map is differentiable here.")
+        if condition > 1e8:
+            parts.append(f"But K is nearly singular: its condition is {condition:.0e}.")
+    if residual > 1e-6 * scale:
+        parts.append(
+            f"The solution is not accurate, nor is the derivative: the largest residual "
+            f"is {residual:.0e}."
+        )
+    return " ".join(parts)
+
+
+def _margins(
+    structure: AbstractQCPStructure, v: np.ndarray
+) -> Iterator[tuple[str, float]]:
+    dims = structure.dims
+    start = dims["z"]
+
+    def take(size: int) -> np.ndarray:
+        nonlocal start
+        start += size
+        return v[start - size : start]
+
+    if dims["l"]:
+        yield "l", float(np.abs(take(dims["l"])).min())
+    for size in dims["q"]:
+        part = take(size)
+        if size:
+            r = np.linalg.norm(part[1:])
+            yield "q", float(min(abs(part[0] - r), abs(part[0] + r)) / np.sqrt(2))
+    for size in dims["s"]:
+        part = jnp.asarray(take(size * (size + 1) // 2))
+        if size:
+            matrix = unpack(part, size, structure.psd_order or "lower")
+            yield "s", float(np.abs(np.linalg.eigvalsh(np.asarray(matrix))).min())
+    exponential = ExponentialCone()
+    cones: list[tuple[str, AbstractCone]] = [("ep", exponential)] * dims["ep"]
+    cones += [("ed", exponential.dual())] * dims["ed"]
+    for alpha in dims["p"]:
+        cone = PowerCone(abs(alpha))
+        cones.append(("p", cone if alpha > 0 else cone.dual()))
+    for key, cone in cones:
+        dual = cone.dual() if structure.onto_dual else cone
+        yield key, _small_margin(dual, jnp.asarray(take(3)))
+
+
+def _small_margin(cone: AbstractCone, v: Float[Array, "3"]) -> float:
+    """Of the exponential and the power cone. Outside the cone and its polar the kinks are
+    where the projection or the rest is zero. Inside one of them, the Dikin ellipsoid of
+    the barrier tells the distance to its boundary: `D` smoothed by a small `mu` has
+    eigenvalues with `mu lam / (1 - lam)` (or its inverse in the polar cone) the squares
+    of the axes.
+    """
+    p = cone.project(v)
+    size, lengths = float(jnp.linalg.norm(v)), [float(jnp.linalg.norm(p))]
+    lengths.append(float(jnp.linalg.norm(v - p)))
+    if min(lengths) > 1e-12 * size or size == 0:
+        return min(lengths)
+    mu = 1e-6 * size**2
+    eigenvalues = np.asarray(cone.smoothed_jacobian(v, mu).eigenvalues, np.float64)
+    if lengths[0] < lengths[1]:
+        eigenvalues = 1 - eigenvalues
+    ratios = eigenvalues / np.maximum(1 - eigenvalues, 1e-300)
+    return float(np.sqrt(mu * max(ratios.min(), 0)))
