@@ -3,9 +3,18 @@
 import importlib.metadata
 
 from . import cones as cones
+from .dense import QCPStructureDense as QCPStructureDense
 from .derivative import (
     AdjointSolutionDerivative as AdjointSolutionDerivative,
     SolutionDerivative as SolutionDerivative,
+)
+from .forward import (
+    AbstractForwardSolver as AbstractForwardSolver,
+    AbstractHostSolver as AbstractHostSolver,
+    Clarabel as Clarabel,
+    Function as Function,
+    InteriorPoint as InteriorPoint,
+    Status as Status,
 )
 from .linear_solve import (
     AutoSolver as AutoSolver,
@@ -14,6 +23,12 @@ from .linear_solve import (
     SparseLDL as SparseLDL,
 )
 from .qcp import AbstractQCP as AbstractQCP, DeviceQCP as DeviceQCP, HostQCP as HostQCP
+from .solver import (
+    QCPSolution as QCPSolution,
+    QCPSolver as QCPSolver,
+    Residuals as Residuals,
+    solve as solve,
+)
 from .structure import (
     AbstractQCPStructure as AbstractQCPStructure,
     QCPStructureCPU as QCPStructureCPU,

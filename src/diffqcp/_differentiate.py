@@ -33,48 +33,47 @@ class Values(NamedTuple):
     s: Float[Array, " m"]
 
 
-class _Linearised(NamedTuple):
-    """A QCP around its solution.
-
-    - `kkt`, `state`: `K`, and the solver's state for it.
-    - `y`: the projection of `y - s`.
-    - `newton`: what a semismooth Newton step solves for; see `_linearise`.
-    """
-
-    kkt: KKTOperator
-    state: Any
-    y: Float[Array, " m"]
-    newton: tuple[Float[Array, " n"], Float[Array, " m"]]
-
-
-def _linearise(
+def factorise(
     structure: AbstractQCPStructure, values: Values, solver: lx.AbstractLinearSolver
-) -> _Linearised:
-    """`K`, factorised, and the right-hand side of a semismooth Newton step on
+) -> tuple[KKTOperator, Any]:
+    """`K`, and the solver's state for it."""
+    # Comparisons hide a NaN, as in an item of a batch whose solve has failed: then all
+    # of its derivative is to be NaN.
+    finite = jnp.stack([jnp.all(jnp.isfinite(part)) for part in values])
+    poison = jnp.where(jnp.all(finite), 0, jnp.nan).astype(values.x.dtype)
+    jacobian = structure.dual_cone.jacobian(values.y - values.s)
+    kkt = KKTOperator(
+        structure.P_matrix(values.P),
+        structure.A_matrix(values.A),
+        jacobian.map(lambda eigenvalues: eigenvalues + poison),
+    )
+    # The rules of lineax take the state for a constant.
+    return kkt, solver.init(jax.lax.stop_gradient(kkt), {})
+
+
+def newton_system(
+    kkt: KKTOperator, values: Values
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    """The right-hand side of a semismooth Newton step on the optimality conditions
 
         P x + A'Pi(v) + q = 0,    A x + Pi(v) - v = b        at v = y - s.
 
     Its system is that of `diffqcp.kkt`, with the residuals for `r1` and `-r2`. For a QP
     whose active set is right, the step ends at the exact solution.
     """
-    x, v = values.x, values.y - values.s
-    P, A = structure.P_matrix(values.P), structure.A_matrix(values.A)
-    jacobian = structure.dual_cone.jacobian(v)
-    y = jacobian.mv(v)  # projections are homogeneous
-    dual_residual = P.mv(x) + A.transpose_mv(y) + values.q
-    primal_residual = A.mv(x) + y - v - values.b
-    # Comparisons hide a NaN, as in an item of a batch whose solve has failed: then all
-    # of its derivative is to be NaN. The residuals hide none, but where `P` and `A` have
-    # a column without entries.
-    poison = 0 * sum(jnp.vdot(part, part) for part in (dual_residual, primal_residual, x))
-    kkt = KKTOperator(P, A, jacobian.map(lambda eigenvalues: eigenvalues + poison))
-    # The rules of lineax take the state for a constant.
-    state = solver.init(jax.lax.stop_gradient(kkt), {})
-    return _Linearised(kkt, state, y, (-dual_residual, -primal_residual))
+    v, y = values.y - values.s, _projected(kkt, values)
+    dual_residual = kkt.P.mv(values.x) + kkt.A.transpose_mv(y) + values.q
+    primal_residual = kkt.A.mv(values.x) + y - v - values.b
+    return -dual_residual, -primal_residual
+
+
+def _projected(kkt: KKTOperator, values: Values) -> Float[Array, " m"]:
+    # Pi(v) = D v, since projections are homogeneous.
+    return kkt.jacobian.mv(values.y - values.s)
 
 
 def _polished(
-    linearised: _Linearised,
+    kkt: KKTOperator,
     values: Values,
     dx: Float[Array, " n"],
     dy: Float[Array, " m"],
@@ -84,7 +83,7 @@ def _polished(
     One that changes them by more than a hundredth corrects no error of a solver: it
     comes from a `K` that is nearly singular, and is not taken.
     """
-    x, y = values.x + dx, linearised.y + dy
+    x, y = values.x + dx, _projected(kkt, values) + dy
     taken = _close(x, values.x) & _close(y, values.y)
     return jnp.where(taken, x, values.x), jnp.where(taken, y, values.y)
 
@@ -104,12 +103,11 @@ def compute_derivative(
     throw: bool,
 ) -> SolutionDerivative:
     """`AbstractQCP.derivative`."""
-    linearised = _linearise(structure, values, solver.thaw())
-    kkt, state = linearised.kkt, linearised.state
+    kkt, state = factorise(structure, values, solver.thaw())
     x, y = values.x, values.y
     if polish:
-        dx, dy, _ = kkt.solve(*linearised.newton, solver.thaw(), state)
-        x, y = _polished(linearised, values, dx, dy)
+        dx, dy, _ = kkt.solve(*newton_system(kkt, values), solver.thaw(), state)
+        x, y = _polished(kkt, values, dx, dy)
     return SolutionDerivative(kkt, x, y, solver, state, structure, throw)
 
 
@@ -139,18 +137,20 @@ def compute_vjp(
     polish: bool,
 ) -> tuple[Data, Bool[Array, ""]]:
     """`AbstractQCP.vjp`, and whether the system was solved."""
-    linearised = _linearise(structure, values, solver.thaw())
-    kkt, x, y = linearised.kkt, values.x, values.y
+    kkt, state = factorise(structure, values, solver.thaw())
+    x, y = values.x, values.y
 
     def solve(upper, dual):
-        return kkt.solve(upper, dual, solver.thaw(), linearised.state)
+        return kkt.solve(upper, dual, solver.thaw(), state)
 
     system = adjoint_system(kkt, cotangents)
     if polish:
         # Neither right-hand side needs the solution of the other: solve for both at once.
-        both = jax.tree.map(lambda *parts: jnp.stack(parts), system, linearised.newton)
+        both = jax.tree.map(
+            lambda *parts: jnp.stack(parts), system, newton_system(kkt, values)
+        )
         (w, dx), (u, dy), (solved, _) = jax.vmap(solve)(*both)
-        x, y = _polished(linearised, values, dx, dy)
+        x, y = _polished(kkt, values, dx, dy)
     else:
         w, u, solved = solve(*system)
     return pull_back(structure, x, y, cotangents, w, u), solved

@@ -30,6 +30,9 @@ class AbstractQCPStructure(abc.ABC):
     - `n`, `m`: the numbers of variables and of constraint rows.
     - `P_pattern`, `A_pattern`: where the stored entries of `P` and `A` are.
     - `dual_cone`: the product cone `K*`.
+    - `dims`: the cone `K` as an SCS-style dictionary with all its keys (`K*` if the
+        structure was made with `onto_dual=False`).
+    - `psd_order`, `onto_dual`: as given.
     """
 
     n: int
@@ -37,6 +40,9 @@ class AbstractQCPStructure(abc.ABC):
     P_pattern: SparsityPattern
     A_pattern: SparsityPattern
     dual_cone: ProductCone
+    dims: dict[str, Any]
+    psd_order: PSDOrder | None
+    onto_dual: bool
     _P_full: SparsityPattern
     _P_source: StaticArray
     _P_weights: StaticArray
@@ -67,9 +73,10 @@ class AbstractQCPStructure(abc.ABC):
         self.dual_cone = cone.dual() if onto_dual else cone
         self._P_full, source, weights = self._complete(self.P_pattern)
         self._P_source, self._P_weights = StaticArray(source), StaticArray(weights)
-        sizes = parse_dims(cone_dims, psd_order)
-        dims = tuple((key, tuple(np.ravel(sizes[key]))) for key in sorted(sizes))
-        order = psd_order if max(sizes["s"], default=0) >= 3 else None
+        self.dims = parse_dims(cone_dims, psd_order)
+        self.psd_order, self.onto_dual = psd_order, onto_dual
+        dims = tuple((key, tuple(np.ravel(self.dims[key]))) for key in sorted(self.dims))
+        order = psd_order if max(self.dims["s"], default=0) >= 3 else None
         self._key = (type(self), self.P_pattern, self.A_pattern, dims, order, onto_dual)
         self._hash = hash(self._key)
 
@@ -90,6 +97,11 @@ class AbstractQCPStructure(abc.ABC):
             f"{type(self).__name__}(n={self.n}, m={self.m}, "
             f"nnz(P)={self.P_pattern.nnz}, nnz(A)={self.A_pattern.nnz})"
         )
+
+    @property
+    def P_weights(self) -> np.ndarray:
+        """How many entries of the symmetric `P` each stored one stands for."""
+        return self._P_weights.value
 
     def P_matrix(self, values: Float[Array, " nnzP"]) -> SparseMatrix:
         """All of the symmetric `P`, from its stored values."""
@@ -120,8 +132,7 @@ class AbstractQCPStructure(abc.ABC):
         return u[self.A_pattern.rows] * x[self.A_pattern.cols]
 
     def _weights(self, like: Array) -> Float[Array, " nnzP"]:
-        # How many entries of the symmetric matrix a stored entry stands for.
-        return jnp.asarray(self._P_weights.value, like.dtype)
+        return jnp.asarray(self.P_weights, like.dtype)
 
     def values(
         self,
@@ -140,10 +151,11 @@ class AbstractQCPStructure(abc.ABC):
             raise ValueError(
                 f"{name}: expected shape {pattern.shape}, got {matrix.shape}"
             )
-        if matrix.data.shape != (pattern.nnz,):
+        values = self._stored(matrix)
+        if values.shape != (pattern.nnz,):
             raise ValueError(
                 f"{name}: expected {pattern.nnz} stored entries, as in the structure, "
-                f"got {matrix.data.shape}"
+                f"got {values.shape}"
             )
         if not self._is_traced(matrix):
             rows, cols = self._coordinates(matrix)
@@ -153,16 +165,15 @@ class AbstractQCPStructure(abc.ABC):
                     f"{name}: its entries are not where the structure has them, or "
                     "are in another order"
                 )
-        values = matrix.data
         return values if dtype in (None, values.dtype) else values.astype(dtype)
 
     def _read_pattern(self, name: str, matrix: Any) -> SparsityPattern:
         self._check_format(name, matrix)
-        if matrix.n_batch or matrix.n_dense or len(matrix.shape) != 2:
+        if len(matrix.shape) != 2 or self._stored(matrix).ndim != 1:
             raise ValueError(
-                f"{name}: expected a matrix without batch or dense dimensions, got "
-                f"n_batch={matrix.n_batch}, n_dense={matrix.n_dense}, shape "
-                f"{matrix.shape}; a batch is jax.vmap over the values"
+                f"{name}: expected a matrix without batch or dense dimensions, got shape "
+                f"{matrix.shape} and stored values of shape {self._stored(matrix).shape};"
+                " a batch is jax.vmap over the values"
             )
         if self._is_traced(matrix):
             raise ValueError(
@@ -190,6 +201,10 @@ class AbstractQCPStructure(abc.ABC):
     @abc.abstractmethod
     def _check_format(self, name: str, matrix: Any) -> None:
         """Raises `TypeError` for another sparse format."""
+
+    @abc.abstractmethod
+    def _stored(self, matrix: Any) -> Array:
+        """The stored values."""
 
     @abc.abstractmethod
     def _is_traced(self, matrix: Any) -> bool:
@@ -238,6 +253,9 @@ class QCPStructureCPU(AbstractQCPStructure):
     def _check_format(self, name: str, matrix: Any) -> None:
         if not isinstance(matrix, BCOO):
             raise TypeError(f"{name}: expected a BCOO matrix, got {type(matrix)}")
+
+    def _stored(self, matrix: BCOO) -> Array:
+        return matrix.data
 
     def _is_traced(self, matrix: BCOO) -> bool:
         return isinstance(matrix.indices, Tracer)
@@ -298,6 +316,9 @@ class QCPStructureGPU(AbstractQCPStructure):
     def _check_format(self, name: str, matrix: Any) -> None:
         if not isinstance(matrix, BCSR):
             raise TypeError(f"{name}: expected a BCSR matrix, got {type(matrix)}")
+
+    def _stored(self, matrix: BCSR) -> Array:
+        return matrix.data
 
     def _is_traced(self, matrix: BCSR) -> bool:
         return any(isinstance(part, Tracer) for part in (matrix.indices, matrix.indptr))

@@ -124,6 +124,15 @@ class AbstractCone(eqx.Module):
         """The derivative of `project` at `v`."""
 
     @abc.abstractmethod
+    def differential(
+        self, v: Float[Array, " d"], dv: Float[Array, " d"]
+    ) -> Float[Array, " d"]:
+        """`D dv`, differentiable by JAX in `v` wherever `D` is, for second derivatives.
+
+        `jacobian(v)` may not be: its eigenvectors need not be smooth where `D` is.
+        """
+
+    @abc.abstractmethod
     def dual(self) -> "AbstractCone":
         """The dual cone, `{y : y's >= 0 for all s in the cone}`."""
 
@@ -150,6 +159,12 @@ class DualCone(AbstractCone):
     def jacobian(self, v: Float[Array, " d"]) -> ConeJacobian:
         """`I - D_K(-v)`."""
         return self.cone.jacobian(-v).map(lambda eigenvalues: 1 - eigenvalues)
+
+    def differential(
+        self, v: Float[Array, " d"], dv: Float[Array, " d"]
+    ) -> Float[Array, " d"]:
+        """`dv - D_K(-v) dv`."""
+        return dv - self.cone.differential(-v, dv)
 
     def dual(self) -> AbstractCone:
         """The cone itself."""

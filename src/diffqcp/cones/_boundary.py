@@ -17,11 +17,12 @@ logarithm, which ranges over all orders of magnitude near the faces of the cone.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ._base import ConeJacobian, MatrixEigenvectors
+from ._base import AbstractCone, ConeJacobian, MatrixEigenvectors
 
 
 class BoundaryProjection(NamedTuple):
@@ -54,6 +55,27 @@ class BoundaryProjection(NamedTuple):
         third = jnp.cross(self.primal, self.normal)
         basis = jnp.stack([self.primal, self.normal, third], axis=1)
         return ConeJacobian(eigenvalues.astype(v.dtype), MatrixEigenvectors(basis))
+
+
+@jax.custom_jvp
+def differential(
+    cone: AbstractCone, v: Float[Array, "3"], dv: Float[Array, "3"]
+) -> Float[Array, "3"]:
+    """`D dv` for a three-dimensional cone, differentiable in `v`."""
+    return cone.jacobian(v).mv(dv)
+
+
+@differential.defjvp
+def _second_differential(primals, tangents):
+    cone, v, dv = primals
+    _, change, ddv = tangents
+    second = jax.jacfwd(lambda v: cone.jacobian(v).as_matrix())(v)
+    # On faces, edges and at kinks the formulas for the curved part of the boundary, which
+    # do not count there, have no derivatives.
+    second = jnp.where(jnp.isfinite(second), second, 0)
+    bend = jnp.einsum("ijk,j,k->i", second, dv, change, precision="highest")
+    value, moved = differential(cone, v, dv), differential(cone, v, ddv)
+    return value, moved + bend
 
 
 def unit(v: Float[Array, " d"]) -> Float[Array, " d"]:
@@ -95,6 +117,13 @@ def increasing_root(
         step = jnp.where(value == 0, 0, step)
         return low, high, x + step, step, count + 1
 
-    middle = (low + high) / 2
-    state = (low, high, middle, high - low, 0)
-    return lax.while_loop(unfinished, body, state)[2]
+    def search(_, middle):
+        state = (low, high, middle, high - low, 0)
+        return lax.while_loop(unfinished, body, state)[2]
+
+    def divide(slope, value):
+        slope = slope(jnp.ones_like(value))
+        return value / jnp.where(slope == 0, 1, slope)
+
+    # Its derivative is that of the implicit function, not of the search.
+    return lax.custom_root(lambda x: function(x)[0], (low + high) / 2, search, divide)

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._base import AbstractCone, ConeJacobian, DualCone
-from ._boundary import BoundaryProjection, increasing_root, unit
+from ._boundary import BoundaryProjection, differential, increasing_root, unit
 
 
 class ExponentialCone(AbstractCone):
@@ -23,6 +23,12 @@ class ExponentialCone(AbstractCone):
     def jacobian(self, v: Float[Array, "3"]) -> ConeJacobian:
         """In closed form, given the ratio `x / y` of the projection."""
         return _resolve(v).jacobian(v)
+
+    def differential(
+        self, v: Float[Array, "3"], dv: Float[Array, "3"]
+    ) -> Float[Array, "3"]:
+        """Through the root search, by the implicit function theorem."""
+        return differential(self, v, dv)
 
     def dual(self) -> DualCone:
         """The dual exponential cone."""

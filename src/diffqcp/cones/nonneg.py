@@ -28,6 +28,12 @@ class NonnegativeCone(AbstractCone):
         """`D = diag(v > 0)`."""
         return ConeJacobian((v > 0).astype(v.dtype), IdentityEigenvectors())
 
+    def differential(
+        self, v: Float[Array, " d"], dv: Float[Array, " d"]
+    ) -> Float[Array, " d"]:
+        """`dv` where `v > 0`."""
+        return jnp.where(v > 0, dv, 0)
+
     def dual(self) -> "NonnegativeCone":
         """The cone itself."""
         return self

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from ._base import AbstractCone, ConeJacobian, DualCone
-from ._boundary import BoundaryProjection, increasing_root, unit
+from ._boundary import BoundaryProjection, differential, increasing_root, unit
 
 
 class PowerCone(AbstractCone):
@@ -30,6 +30,12 @@ class PowerCone(AbstractCone):
     def jacobian(self, v: Float[Array, "3"]) -> ConeJacobian:
         """In closed form, given the projection."""
         return _resolve(v, self.alpha).jacobian(v)
+
+    def differential(
+        self, v: Float[Array, "3"], dv: Float[Array, "3"]
+    ) -> Float[Array, "3"]:
+        """Through the root search, by the implicit function theorem."""
+        return differential(self, v, dv)
 
     def dual(self) -> DualCone:
         """The dual power cone."""

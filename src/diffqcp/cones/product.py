@@ -65,6 +65,15 @@ class RepeatedCone(AbstractCone):
             RepeatedEigenvectors(blocks.eigenvectors, self.count),
         )
 
+    def differential(
+        self, v: Float[Array, " d"], dv: Float[Array, " d"]
+    ) -> Float[Array, " d"]:
+        """Each block's."""
+        rows, moves = v.reshape(self.count, -1), dv.reshape(self.count, -1)
+        return jax.vmap(lambda cone, row, move: cone.differential(row, move))(
+            self.cone, rows, moves
+        ).ravel()
+
     def dual(self) -> "RepeatedCone":
         """The product of the duals."""
         return RepeatedCone(self.cone.dual(), self.count)
@@ -204,11 +213,14 @@ class ProductCone(AbstractCone):
         stacked = v if self.rows is None else v[self.rows.value]
         return _split(stacked, [cone.dim for cone in self.cones])
 
+    def _join(self, parts: list[Array], like: Float[Array, " d"]) -> Array:
+        stacked = _concatenate(parts, like)
+        return stacked if self.inverse is None else stacked[self.inverse.value]
+
     def project(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """Each block onto its cone."""
         parts = zip(self.cones, self._parts(v), strict=True)
-        stacked = _concatenate([cone.project(part) for cone, part in parts], v)
-        return stacked if self.inverse is None else stacked[self.inverse.value]
+        return self._join([cone.project(part) for cone, part in parts], v)
 
     def jacobian(self, v: Float[Array, " d"]) -> ConeJacobian:
         """Block diagonal, up to the order of rows."""
@@ -222,6 +234,13 @@ class ProductCone(AbstractCone):
             self.inverse,
         )
         return ConeJacobian(eigenvalues, eigenvectors)
+
+    def differential(
+        self, v: Float[Array, " d"], dv: Float[Array, " d"]
+    ) -> Float[Array, " d"]:
+        """Each block's."""
+        parts = zip(self.cones, self._parts(v), self._parts(dv), strict=True)
+        return self._join([cone.differential(row, move) for cone, row, move in parts], v)
 
     def dual(self) -> "ProductCone":
         """The product of the duals."""

@@ -1,6 +1,8 @@
+from functools import partial
 from typing import Literal, TypeAlias
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -117,6 +119,63 @@ class PSDCone(AbstractCone):
             eigenvalues.astype(v.dtype), PSDEigenvectors(basis, self.order)
         )
 
+    def differential(
+        self, v: Float[Array, " d"], dv: Float[Array, " d"]
+    ) -> Float[Array, " d"]:
+        """By a rule of its own, which divides by no difference of eigenvalues of the
+        same sign: its derivative exists wherever no eigenvalue is zero.
+        """
+        return _differential(self, v, dv)
+
     def dual(self) -> "PSDCone":
         """The cone itself."""
         return self
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _differential(
+    cone: PSDCone, v: Float[Array, " d"], dv: Float[Array, " d"]
+) -> Float[Array, " d"]:
+    return cone.jacobian(v).mv(dv)
+
+
+@_differential.defjvp
+def _second_differential(
+    cone: PSDCone,
+    primals: tuple[Float[Array, " d"], Float[Array, " d"]],
+    tangents: tuple[Float[Array, " d"], Float[Array, " d"]],
+) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+    """With divided differences `f[..]` of `f(l) = max(l, 0)`, and `H`, `W` the matrices
+    of the change of `v` and of `dv` in the eigenbasis, entry `(i, j)` changes by
+
+        sum_k f[l_i, l_k, l_j] (H_ik W_kj + W_ik H_kj).
+
+    (The chain rule for `D = f[l_i, l_j] W_ij` with the derivatives of eigenvectors put
+    in; Bhatia, "Matrix analysis", section V.3.) `f[a, b, c]` is zero if all three have
+    one sign. If `a > 0` alone is positive it is `a / ((a - b) (a - c))`, and if `c < 0`
+    alone is negative, `-c / ((a - c) (b - c))`.
+    """
+    (v, dv), (change, ddv) = primals, tangents
+    values, basis = jnp.linalg.eigh(unpack(v, cone.size, cone.order))
+    rotate = PSDEigenvectors(basis, cone.order)
+
+    def in_basis(vector):
+        return unpack(rotate.transpose_mv(vector), cone.size, cone.order)
+
+    H, W = in_basis(change), in_basis(dv)
+    n = cone.size
+    triple = jnp.stack(
+        jnp.broadcast_arrays(
+            *(values.reshape(np.roll([n, 1, 1], k)) for k in range(3))  # i, j, k
+        )
+    )
+    low, middle, high = jnp.sort(triple, axis=0)
+    # Divisors differ from 0 where they count: they are of numbers of two signs.
+    first, second = jnp.where(high > low, high - low, 1), middle > 0
+    other = jnp.where(second, middle - low, high - middle)
+    other = jnp.where(other > 0, other, 1)
+    weights = jnp.where(second, -low, high) / (first * other)
+    weights = jnp.where((high > 0) & (low <= 0), weights, 0).astype(v.dtype)
+    terms = jnp.einsum("ik,kj,ijk->ij", H, W, weights, precision="highest")
+    bend = rotate.mv(pack(terms + terms.T, cone.order))
+    return _differential(cone, v, dv), _differential(cone, v, ddv) + bend

@@ -75,7 +75,7 @@ class SecondOrderCone(AbstractCone):
         programming", ICML 2017, section 3.)
         """
         t, z = v[0], v[1:]
-        r = jnp.linalg.norm(z)
+        r = _norm(z)
         safe = jnp.where(r > 0, r, 1)
         direction = jnp.where(r > 0, z / safe, jnp.zeros_like(z).at[0].set(1))
         rest = jnp.full_like(z, (1 + t / safe) / 2).at[0].set(0)
@@ -85,6 +85,18 @@ class SecondOrderCone(AbstractCone):
             eigenvalues.astype(v.dtype), SecondOrderEigenvectors(direction)
         )
 
+    def differential(
+        self, v: Float[Array, " d"], dv: Float[Array, " d"]
+    ) -> Float[Array, " d"]:
+        """By the closed form."""
+        return self.jacobian(v).mv(dv)
+
     def dual(self) -> "SecondOrderCone":
         """The cone itself."""
         return self
+
+
+def _norm(z: Float[Array, " k"]) -> Float[Array, ""]:
+    """The Euclidean norm, with derivative zero at zero."""
+    zero = jnp.all(z == 0)
+    return jnp.where(zero, 0, jnp.linalg.norm(jnp.where(zero, 1, z)))

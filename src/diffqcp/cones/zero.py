@@ -28,6 +28,12 @@ class ZeroCone(AbstractCone):
         """`D = 0`."""
         return ConeJacobian(jnp.zeros_like(v), IdentityEigenvectors())
 
+    def differential(
+        self, v: Float[Array, " d"], dv: Float[Array, " d"]
+    ) -> Float[Array, " d"]:
+        """Zero."""
+        return jnp.zeros_like(dv)
+
     def dual(self) -> "FreeCone":
         """All of `R^size`."""
         return FreeCone(self.size)
@@ -55,6 +61,12 @@ class FreeCone(AbstractCone):
     def jacobian(self, v: Float[Array, " d"]) -> ConeJacobian:
         """`D = I`."""
         return ConeJacobian(jnp.ones_like(v), IdentityEigenvectors())
+
+    def differential(
+        self, v: Float[Array, " d"], dv: Float[Array, " d"]
+    ) -> Float[Array, " d"]:
+        """`dv`."""
+        return dv
 
     def dual(self) -> ZeroCone:
         """The zero cone."""

@@ -1,0 +1,133 @@
+"""The derivative of the solution map, as a rule of JAX.
+
+A solution is a zero of
+
+    F(x, y, s; P, A, q, b) = (P x + A'y + q,  A x + s - b,  y - Pi(y - s)),
+
+so its tangents solve the linear system `M (dx, dy, ds) = (-r1, r2, 0)` of
+`diffqcp.kkt`, with
+
+    M = [[P, A', 0], [A, 0, I], [0, I - D, D]].
+
+With `dy = U L t + e` a system `M (dx, dy, ds) = (a, c, e)` is
+
+    K [dx; t] = [a - A'e; L U'(c - e)],    ds = c - A dx,
+
+and a transposed one, `M' (w, u, h) = (a, c, e)`, with `D h = -U L t`,
+
+    K [w; t] = [a - A'e; L U'c],    u = e + U L t,    h = c - A w - U L t.
+
+So one factorisation of `K` serves tangents and cotangents. As `M` is built from the
+solution and the data, JAX's rule for linear solves differentiates the solution of the
+system too, which gives second derivatives wherever `D` has one.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ._differentiate import factorise, Values
+from ._polish import polish
+from .derivative import Data, Solution
+from .forward import AbstractForwardSolver, Found, Status
+from .linear_solve import FrozenSolver
+from .structure import AbstractQCPStructure
+
+
+class Recipe(NamedTuple):
+    """What of a solve is static: it is compiled once for each.
+
+    - `polish`: the most steps of Newton's method after the forward solver.
+    """
+
+    structure: AbstractQCPStructure
+    forward: AbstractForwardSolver
+    polish: int
+
+
+class Extras(NamedTuple):
+    """Arguments without derivatives: the solver of the linear systems, and a point to
+    start from.
+    """
+
+    solver: FrozenSolver
+    start: Solution | None
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def find(recipe: Recipe, data: Data, extras: Extras) -> Found:
+    """The solution; differentiable in `data`."""
+    structure, forward, steps = recipe
+    found = forward.solve(structure, data, extras.start)
+    x, y, s = (jnp.asarray(part) for part in (found.x, found.y, found.s))
+    solution = (x, y, s)
+    if steps:
+        solution = polish(structure, data, solution, extras.solver.thaw(), steps)
+    solved = found.status == Status.SOLVED
+    x, y, s = (jnp.where(solved, part, jnp.nan) for part in solution)
+    return Found(x, y, s, found.status, found.iterations)
+
+
+@find.defjvp
+def _find_jvp(
+    recipe: Recipe, primals: tuple[Data, Extras], tangents: tuple[Data, Extras]
+) -> tuple[Found, Found]:
+    data, extras = primals
+    # The same function again, and its value is all that the tangents use: one solve,
+    # and derivatives of any order.
+    found = find(recipe, data, extras)
+    solution = (found.x, found.y, found.s)
+    moved = _tangents(recipe.structure, data, solution, tangents[0], extras.solver)
+    still = np.zeros(np.shape(found.status), jax.dtypes.float0)
+    return found, Found(*moved, still, still)
+
+
+def _tangents(
+    structure: AbstractQCPStructure,
+    data: Data,
+    solution: Solution,
+    change: Data,
+    frozen: FrozenSolver,
+) -> Solution:
+    P, A, _, _ = data
+    x, y, s = solution
+    dP, dA, dq, db = change
+    A_matrix, dA_matrix = structure.A_matrix(A), structure.A_matrix(dA)
+    r1 = structure.P_mv(dP, x) + dA_matrix.transpose_mv(y) + dq
+    r2 = db - dA_matrix.mv(x)
+
+    constants = jax.lax.stop_gradient((*data, *solution))
+    kkt, state = factorise(structure, Values(*constants), frozen.thaw())
+
+    def split(vector: Array) -> list[Array]:
+        return jnp.split(vector, (structure.n, structure.n + structure.m))
+
+    def multiply(unknowns: Array) -> Array:
+        dx, dy, ds = split(unknowns)
+        upper = structure.P_mv(P, dx) + A_matrix.transpose_mv(dy)
+        bent = structure.dual_cone.differential(y - s, dy - ds)
+        return jnp.concatenate([upper, A_matrix.mv(dx) + ds, dy - bent])
+
+    def system(a: Array, c: Array, e: Array) -> tuple[Array, Array]:
+        w, dual, _ = kkt.solve(a - kkt.A.transpose_mv(e), c, frozen.thaw(), state)
+        return w, dual
+
+    def solve(_: Any, right: Array) -> Array:
+        a, c, e = split(right)
+        dx, dual = system(a, c - e, e)
+        return jnp.concatenate([dx, dual + e, c - kkt.A.mv(dx)])
+
+    def solve_transposed(_: Any, right: Array) -> Array:
+        a, c, e = split(right)
+        w, dual = system(a, c, e)
+        return jnp.concatenate([w, e + dual, c - kkt.A.mv(w) - dual])
+
+    # One vector, since JAX wants all of a right-hand side to be linear, and not a part.
+    right = jnp.concatenate([-r1, r2, jnp.zeros_like(r2)])
+    moved = jax.lax.custom_linear_solve(multiply, right, solve, solve_transposed)
+    dx, dy, ds = split(moved)
+    return dx, dy, ds

@@ -1,0 +1,54 @@
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.sparse import JAXSparse
+from jaxtyping import Array, Float
+
+from .sparsity import SparsityPattern
+from .structure import AbstractQCPStructure
+
+
+@jax.tree_util.register_static
+class QCPStructureDense(AbstractQCPStructure):
+    """The structure of a QCP whose `P` and `A` are dense arrays.
+
+    Every entry is stored, row after row, and `P` is all of the symmetric matrix.
+
+    **Arguments:**
+
+    - `P`: an array of shape `(n, n)`. Only its shape matters, so it may be traced.
+    - `A`: an array of shape `(m, n)`; likewise.
+    - `cone_dims`, `onto_dual`, `psd_order`: as for [`diffqcp.QCPStructureCPU`][].
+
+    **Raises:** `TypeError` or `ValueError`, naming the argument, for sparse matrices, and
+    for shapes or cones that do not fit together.
+    """
+
+    def _check_format(self, name: str, matrix: Any) -> None:
+        if isinstance(matrix, JAXSparse) or not hasattr(matrix, "shape"):
+            raise TypeError(f"{name}: expected a dense array, got {type(matrix)}")
+        if len(matrix.shape) != 2:
+            raise ValueError(
+                f"{name}: expected a matrix, got an array of shape {matrix.shape}; "
+                "a batch is jax.vmap over the values"
+            )
+
+    def _stored(self, matrix: Array) -> Array:
+        return matrix.ravel()
+
+    def _is_traced(self, matrix: Array) -> bool:
+        return False  # the pattern never is
+
+    def _coordinates(self, matrix: Array) -> tuple[np.ndarray, np.ndarray]:
+        rows, cols = np.indices(matrix.shape)
+        return rows.ravel(), cols.ravel()
+
+    def _complete(
+        self, stored: SparsityPattern
+    ) -> tuple[SparsityPattern, np.ndarray, np.ndarray]:
+        return stored, np.arange(stored.nnz), np.ones(stored.nnz)
+
+    def wrap(self, values: Float[Array, " nnz"], pattern: SparsityPattern) -> Array:
+        """The array."""
+        return values.reshape(pattern.shape)

@@ -1,0 +1,71 @@
+import abc
+import enum
+from typing import NamedTuple, TypeAlias
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Float, Integer
+
+from ..derivative import Data, Solution
+from ..structure import AbstractQCPStructure
+
+
+class Status(enum.IntEnum):
+    """How a solve has ended. The `status` of a solution is one of these, as an integer:
+    `Status(int(solution.status)).name`.
+    """
+
+    SOLVED = 0
+    INFEASIBLE = 1
+    """No `x` satisfies the constraints."""
+    UNBOUNDED = 2
+    """The objective has no lower bound: the dual problem is infeasible."""
+    ITERATION_LIMIT = 3
+    """The limit of iterations or of time was reached."""
+    NUMERICAL_TROUBLE = 4
+    """The solver could not go on."""
+    NOT_FINITE = 5
+    """The data are not finite."""
+
+
+class Found(NamedTuple):
+    """What a forward solver returns for one problem.
+
+    - `x`, `y`, `s`: the solution, its dual and its slack: `(n,)`, `(m,)`, `(m,)`.
+    - `status`: a [`diffqcp.Status`][]. What the vectors are matters only if it is
+        `SOLVED`.
+    - `iterations`: how many were taken.
+    """
+
+    x: Float[Array | np.ndarray, " n"]
+    y: Float[Array | np.ndarray, " m"]
+    s: Float[Array | np.ndarray, " m"]
+    status: Integer[Array | np.ndarray, ""]
+    iterations: Integer[Array | np.ndarray, ""]
+
+
+Start: TypeAlias = Solution | None
+
+
+class AbstractForwardSolver(eqx.Module):
+    """Finds the solution of a QCP.
+
+    A forward solver is a static part of a compiled program: its options are hashable
+    values, never arrays.
+    """
+
+    @abc.abstractmethod
+    def solve(self, structure: AbstractQCPStructure, data: Data, start: Start) -> Found:
+        """The solution for one problem, as a JAX computation.
+
+        It runs under `jax.jit` and `jax.vmap`. It is never differentiated.
+
+        **Arguments:**
+
+        - `structure`: sizes, patterns, cones.
+        - `data`: the stored values of `P`, those of `A`, `q` and `b`. Only the symmetric
+            part of `P` counts.
+        - `start`: `(x, y, s)` to start from, or None. A solver may ignore it.
+
+        **Raises:** `ValueError` if it cannot take such problems.
+        """

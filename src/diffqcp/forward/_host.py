@@ -1,0 +1,286 @@
+"""Solvers that run on the host, outside XLA."""
+
+import abc
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
+
+from ..cones.psd import PSDOrder, triangle
+from ..derivative import Data
+from ..structure import AbstractQCPStructure
+from ._base import AbstractForwardSolver, Found, Start, Status
+
+
+class HostProblem(NamedTuple):
+    """One problem in the formats of CPU solvers, in NumPy and float64.
+
+    - `P_data`, `A_data`: the entries of the matrices `P` and `A` below.
+    - `q`, `b`: vectors.
+    - `start`: `(x, y, s)` to start from, or None.
+    - `patterns`: where the entries are.
+    """
+
+    P_data: np.ndarray
+    A_data: np.ndarray
+    q: np.ndarray
+    b: np.ndarray
+    start: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    patterns: "tuple[_Gather, _Gather]"
+
+    @property
+    def P(self) -> sp.csc_array:
+        """The upper triangle of `P`, with the entries of the structure, zeros too."""
+        return self.patterns[0].matrix(self.P_data)
+
+    @property
+    def A(self) -> sp.csc_array:
+        """`A`, likewise."""
+        return self.patterns[1].matrix(self.A_data)
+
+
+class AbstractHostSolver(AbstractForwardSolver):
+    """A solver outside XLA, called through `jax.pure_callback`.
+
+    The items of a batch are divided among threads, so `run` should release the
+    interpreter's lock for most of its time.
+
+    A subclass says with `psd_order` and `own_duals` which form of the cones it takes;
+    rows are transformed accordingly.
+    """
+
+    threads: eqx.AbstractVar[int | None]
+    psd_order: eqx.AbstractClassVar[PSDOrder]
+    own_duals: eqx.AbstractClassVar[bool]
+
+    @abc.abstractmethod
+    def run(
+        self, dims: dict[str, Any], problem: HostProblem, workspace: dict[str, Any]
+    ) -> Found:
+        """Solves one problem.
+
+        **Arguments:**
+
+        - `dims`: the cones in the order z, l, q, s, ep, ed, p. Unless `own_duals`, there
+            are no dual cones: no `ed`, no negative `p`.
+        - `problem`: data, all of them finite.
+        - `workspace`: a dictionary of this method's own, empty at first. It is handed in
+            again for later problems of the same structure, by one thread at a time.
+        """
+
+    def solve(self, structure: AbstractQCPStructure, data: Data, start: Start) -> Found:
+        """One callback for a problem, or for a whole batch of them."""
+        family = _family(self, structure)
+        dtype = data[2].dtype
+        n, m = structure.n, structure.m
+        vectors = [jax.ShapeDtypeStruct((size,), dtype) for size in (n, m, m)]
+        integer = jax.ShapeDtypeStruct((), jnp.int32)
+        found = jax.pure_callback(
+            family.solve_batch,
+            (*vectors, integer, integer),
+            data,
+            start,
+            vmap_method="expand_dims",
+        )
+        return Found(*found)
+
+
+@functools.lru_cache(maxsize=16)
+def _family(solver: AbstractHostSolver, structure: AbstractQCPStructure) -> "_Family":
+    return _Family(solver, structure)
+
+
+class _Family:
+    """All problems of one structure: how their data are arranged, and the workspaces."""
+
+    def __init__(self, solver: AbstractHostSolver, structure: AbstractQCPStructure):
+        self.solver, self.n, self.m = solver, structure.n, structure.m
+        self.dims, self.rows, self.rows_inverse = _solver_rows(
+            structure, solver.psd_order, solver.own_duals
+        )
+        stored, n, m = structure.P_pattern, structure.n, structure.m
+        # All stored entries of P, those below the diagonal too, on its upper triangle.
+        i, j = np.minimum(stored.rows, stored.cols), np.maximum(stored.rows, stored.cols)
+        weights = np.where(i == j, 1.0, structure.P_weights / 2)
+        P = _Gather(i, j, np.arange(stored.nnz), weights, stored.nnz, (n, n))
+        # A row of the solver's is a combination of the structure's.
+        stored = structure.A_pattern
+        entry = sp.csr_array(
+            (np.ones(stored.nnz), (stored.rows, np.arange(stored.nnz))), (m, stored.nnz)
+        )
+        mixed = sp.coo_array(self.rows @ entry)
+        source = mixed.coords[1]
+        A = _Gather(
+            *(mixed.coords[0], stored.cols[source], source, mixed.data),
+            *(stored.nnz, (m, n)),
+        )
+        self.patterns = (P, A)
+        self._idle: list[dict[str, Any]] = []
+
+    @contextmanager
+    def _workspace(self) -> Iterator[dict[str, Any]]:
+        try:
+            workspace = self._idle.pop()
+        except IndexError:
+            workspace = {}
+        yield workspace
+        self._idle.append(workspace)
+
+    def solve_batch(self, data: Sequence[Any], start: Sequence[Any] | None) -> Found:
+        """All items of a batch, whose axes come first and may have length one."""
+        dtype = np.asarray(data[2]).dtype
+        P, A, q, b = (np.asarray(part, np.float64) for part in data)
+        gather_P, gather_A = self.patterns
+        arrays = [gather_P(P), gather_A(A), q, _along(self.rows, b)]
+        if start is not None:
+            x, y, s = (np.asarray(part, np.float64) for part in start)
+            arrays += [x, _along(self.rows_inverse.T, y), _along(self.rows, s)]
+        batch = np.broadcast_shapes(*(part.shape[:-1] for part in arrays))
+        # Views, so that what all items share is not copied for each.
+        views = [np.broadcast_to(part, (*batch, part.shape[-1])) for part in arrays]
+        places = list(np.ndindex(*batch))
+        count = max(1, min(self.solver.threads or _cores(), len(places)))
+        size = -(-len(places) // count)
+        chunks = [places[k * size : (k + 1) * size] for k in range(count)]
+        if count == 1:
+            found = [self._solve_items(views, places)]
+        else:
+            tasks = [_pool().submit(self._solve_items, views, part) for part in chunks]
+            found = [task.result() for task in tasks]
+        items = [item for part in found for item in part]
+
+        def stacked(k: int, *shape: int) -> np.ndarray:
+            return np.reshape([item[k] for item in items], (*batch, *shape))
+
+        x, y, s = stacked(0, self.n), stacked(1, self.m), stacked(2, self.m)
+        y, s = _along(self.rows.T, y), _along(self.rows_inverse, s)
+        return Found(
+            *(part.astype(dtype) for part in (x, y, s)),
+            *(stacked(k).astype(np.int32) for k in (3, 4)),
+        )
+
+    def _solve_items(
+        self, arrays: list[np.ndarray], places: list[tuple[int, ...]]
+    ) -> list[Found]:
+        run = self.solver.run  # equinox takes its time to bind a method
+
+        def solve(P, A, q, b, *start) -> Found:
+            if not all(np.isfinite(part).all() for part in (P, A, q, b)):
+                return failed(self.n, self.m, Status.NOT_FINITE)
+            first = None
+            if start and all(np.isfinite(part).all() for part in start):
+                first = (start[0], start[1], start[2])
+            problem = HostProblem(P, A, q, b, first, self.patterns)
+            return run(self.dims, problem, workspace)
+
+        with self._workspace() as workspace:
+            return [solve(*(part[place] for part in arrays)) for place in places]
+
+
+def _along(matrix: Any, vectors: np.ndarray) -> np.ndarray:
+    """`matrix` times each of the vectors along the last axis."""
+    flat = vectors.reshape(-1, vectors.shape[-1])
+    return (matrix @ flat.T).T.reshape((*vectors.shape[:-1], matrix.shape[0]))
+
+
+def failed(n: int, m: int, status: Status, iterations: int = 0) -> Found:
+    """An outcome without a solution."""
+    x, y = np.full(n, np.nan), np.full(m, np.nan)
+    return Found(x, y, y, np.asarray(int(status)), np.asarray(iterations))
+
+
+class _Gather:
+    """A CSC matrix whose entries are sums of multiples of a vector's."""
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        cols: np.ndarray,
+        source: np.ndarray,
+        weights: np.ndarray,
+        length: int,
+        shape: tuple[int, int],
+    ):
+        places, place = np.unique(
+            cols.astype(np.int64) * shape[0] + rows, return_inverse=True
+        )
+        self._indices = (places % max(shape[0], 1)).astype(np.int32)
+        starts = np.searchsorted(places, np.arange(shape[1] + 1) * shape[0])
+        self._indptr, self._shape = starts.astype(np.int32), shape
+        self._sum: Any = sp.csr_array((weights, (place, source)), (places.size, length))
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """The entries, for each of the vectors along the last axis."""
+        return _along(self._sum, values)
+
+    def matrix(self, entries: np.ndarray) -> sp.csc_array:
+        """The matrix with these entries."""
+        return sp.csc_array((entries, self._indices, self._indptr), self._shape)
+
+
+def _solver_rows(
+    structure: AbstractQCPStructure, psd_order: PSDOrder, own_duals: bool
+) -> tuple[dict[str, Any], sp.csr_array, sp.csr_array]:
+    """The cones as a solver takes them, and the matrix `T` with `T s` in them for each
+    `s` in `K`, with its inverse.
+
+    Where a solver has no dual cones, `(u, v, w)` is in the dual exponential cone exactly
+    if `(u - v, -u, w)` is in the exponential cone, and in the dual power cone exactly if
+    `(u / alpha, v / (1 - alpha), w)` is in the power cone.
+    """
+    dims = structure.dims
+    blocks: list[Any] = [_eye(dims["z"] + dims["l"] + sum(dims["q"]))]
+    for size in dims["s"]:
+        blocks.append(_reorder(size, structure.psd_order or psd_order, psd_order))
+    blocks.append(_eye(3 * dims["ep"]))
+    flip = np.array([[1.0, -1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    blocks += [_eye(3) if own_duals else sp.csr_array(flip)] * dims["ed"]
+    for alpha in dims["p"]:
+        dual = alpha < 0 and not own_duals
+        scale = [-1 / alpha, 1 / (1 + alpha), 1.0] if dual else [1.0, 1.0, 1.0]
+        blocks.append(sp.diags_array(scale))
+    if not own_duals:
+        powers = [abs(alpha) for alpha in dims["p"]]
+        dims = dims | {"ep": dims["ep"] + dims["ed"], "ed": 0, "p": powers}
+    inverses = [
+        sp.csr_array(np.linalg.inv(block.toarray())) if block.shape[0] == 3 else block.T
+        for block in blocks
+    ]
+    return dims, _block_diagonal(blocks), _block_diagonal(inverses)
+
+
+def _block_diagonal(blocks: list[Any]) -> sp.csr_array:
+    blocks = [block for block in blocks if block.shape[0]]
+    return sp.csr_array(sp.block_diag(blocks) if blocks else (0, 0))
+
+
+def _eye(size: int) -> sp.csr_array:
+    return sp.csr_array(sp.eye_array(size)) if size else sp.csr_array((0, 0))
+
+
+def _reorder(size: int, order: PSDOrder, wanted: PSDOrder) -> sp.csr_array:
+    """From a packed triangle in one order to that in another."""
+    rows, cols = triangle(size, order)
+    place = np.zeros((size, size), int)
+    place[rows, cols] = place[cols, rows] = np.arange(rows.size)
+    source = place[triangle(size, wanted)]
+    return sp.csr_array((np.ones(source.size), (np.arange(source.size), source)))
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="diffqcp")

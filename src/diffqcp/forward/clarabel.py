@@ -1,0 +1,108 @@
+from typing import Any, ClassVar
+
+import clarabel as _clarabel
+import numpy as np
+
+from ..cones.psd import PSDOrder
+from ._base import Found, Status
+from ._host import AbstractHostSolver, failed, HostProblem
+
+
+clarabel: Any = _clarabel  # it has no type information
+
+
+class Clarabel(AbstractHostSolver):
+    """Clarabel, an interior-point method for all cones: the default.
+
+    (Goulart and Chen, "Clarabel: an interior-point solver for conic programs with
+    quadratic objectives", 2024.) The solver object with its symbolic factorisation is
+    made once for a structure and a thread, and updated in place for new values.
+
+    **Arguments:**
+
+    - `tol`: the tolerance of residuals and duality gap, absolute and relative. Tighter
+        than Clarabel's own 1e-8, which costs an iteration or two: errors of the solution
+        are errors of the derivative.
+    - `accept`: if rounding errors end the solve before `tol` is reached, a solution with
+        this tolerance counts as solved.
+    - `max_iter`: the most iterations.
+    - `threads`: how many problems of a batch are solved at a time. By default as many as
+        there are cores.
+    - `settings`: further settings of Clarabel, as pairs of a name and a value.
+    """
+
+    tol: float = 1e-10
+    accept: float = 1e-7
+    max_iter: int = 200
+    threads: int | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    psd_order: ClassVar[PSDOrder] = "upper"
+    own_duals: ClassVar[bool] = False
+
+    def run(
+        self, dims: dict[str, Any], problem: HostProblem, workspace: dict[str, Any]
+    ) -> Found:
+        """Updates the solver object and solves; a problem that fails so is tried again
+        with an object of its own, whose scaling is not that of other values.
+        """
+        q, b = problem.q, problem.b
+        if "solver" in workspace:
+            workspace["solver"].update(P=problem.P_data, q=q, A=problem.A_data, b=b)
+            found = _found(workspace["solver"].solve(), problem)
+            if found.status in _FINAL:
+                return found
+        settings = _settings(self)
+        workspace["solver"] = clarabel.DefaultSolver(
+            problem.P, q, problem.A, b, _cones(dims), settings
+        )
+        return _found(workspace["solver"].solve(), problem)
+
+
+_STATUSES = {
+    "Solved": Status.SOLVED,
+    "AlmostSolved": Status.SOLVED,
+    "PrimalInfeasible": Status.INFEASIBLE,
+    "AlmostPrimalInfeasible": Status.INFEASIBLE,
+    "DualInfeasible": Status.UNBOUNDED,
+    "AlmostDualInfeasible": Status.UNBOUNDED,
+    "MaxIterations": Status.ITERATION_LIMIT,
+    "MaxTime": Status.ITERATION_LIMIT,
+}
+_FINAL = (Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED)
+
+
+def _settings(options: Clarabel) -> Any:
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    # Both change the pattern with the values, and then nothing can be updated.
+    settings.presolve_enable = settings.chordal_decomposition_enable = False
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = options.tol
+    settings.reduced_tol_gap_abs = settings.reduced_tol_gap_rel = options.accept
+    settings.reduced_tol_feas = options.accept
+    settings.max_iter = options.max_iter
+    for name, value in options.settings:
+        setattr(settings, name, value)
+    return settings
+
+
+def _found(solution: Any, problem: HostProblem) -> Found:
+    status = _STATUSES.get(str(solution.status), Status.NUMERICAL_TROUBLE)
+    if status != Status.SOLVED:
+        return failed(problem.q.size, problem.b.size, status, solution.iterations)
+    x, y, s = (np.asarray(part) for part in (solution.x, solution.z, solution.s))
+    return Found(x, y, s, np.asarray(int(status)), np.asarray(solution.iterations))
+
+
+def _cones(dims: dict[str, Any]) -> list[Any]:
+    cones = [clarabel.ZeroConeT(dims["z"])] if dims["z"] else []
+    if dims["l"]:
+        cones.append(clarabel.NonnegativeConeT(dims["l"]))
+    for size in dims["q"]:
+        # In one dimension it is the nonnegative ray.
+        kind = clarabel.SecondOrderConeT if size > 1 else clarabel.NonnegativeConeT
+        cones += [kind(size)] if size else []
+    cones += [clarabel.PSDTriangleConeT(size) for size in dims["s"] if size]
+    cones += [clarabel.ExponentialConeT() for _ in range(dims["ep"])]
+    cones += [clarabel.PowerConeT(alpha) for alpha in dims["p"]]
+    return cones

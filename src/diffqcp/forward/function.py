@@ -1,0 +1,44 @@
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..cones.psd import PSDOrder
+from ._base import Found, Status
+from ._host import AbstractHostSolver, failed, HostProblem
+
+
+class Function(AbstractHostSolver):
+    """Any solver, as a plain Python function of NumPy and SciPy arrays.
+
+    **Arguments:**
+
+    - `function`: takes `P` (its upper triangle, `scipy.sparse.csc_array`), `A` (likewise
+        CSC), `q` and `b`, all in float64, and the cones as an SCS-style dictionary,
+        with PSD matrices by their lower triangles. Returns `(x, y, s)`, or None if it
+        finds no solution.
+    - `threads`: in how many threads it is called for a batch. One by default.
+    """
+
+    function: Callable[..., tuple[Any, Any, Any] | None]
+    threads: int | None = 1
+
+    psd_order: ClassVar[PSDOrder] = "lower"
+    own_duals: ClassVar[bool] = True
+
+    def run(
+        self, dims: dict[str, Any], problem: HostProblem, workspace: dict[str, Any]
+    ) -> Found:
+        """Calls the function."""
+        del workspace
+        q, b = problem.q, problem.b
+        solution = self.function(problem.P, problem.A, q, b, dims)
+        if solution is None:
+            return failed(q.size, b.size, Status.NUMERICAL_TROUBLE)
+        x, y, s = (np.asarray(part, np.float64) for part in solution)
+        for name, part, size in (("x", x, q.size), ("y", y, b.size), ("s", s, b.size)):
+            if part.shape != (size,):
+                raise ValueError(
+                    f"function: expected {name} of shape {(size,)}, got {part.shape}"
+                )
+        return Found(x, y, s, np.asarray(int(Status.SOLVED)), np.asarray(0))

@@ -1,0 +1,78 @@
+"""SCS as a forward solver. Needs the extra `solvers`."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import scs
+
+from ..cones.psd import PSDOrder
+from ._base import Found, Status
+from ._host import AbstractHostSolver, failed, HostProblem
+
+
+class SCS(AbstractHostSolver):
+    """SCS, a first-order method for all cones, for large problems.
+
+    (O'Donoghue, "Operator splitting for a homogeneous embedding of the linear
+    complementarity problem", SIAM J. Optimization 31, 2021.) It starts from `start`, if
+    that is given, and factorises once for problems whose matrices do not change. Its
+    solutions are as accurate as its tolerance, and derivatives with them: leave `polish`
+    on.
+
+    **Arguments:**
+
+    - `tol`: the tolerance, absolute and relative.
+    - `max_iter`: the most iterations.
+    - `threads`: how many problems of a batch are solved at a time. By default as many as
+        there are cores.
+    - `settings`: further settings of SCS, as pairs of a name and a value.
+    """
+
+    tol: float = 1e-4
+    max_iter: int = 100_000
+    threads: int | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    psd_order: ClassVar[PSDOrder] = "lower"
+    own_duals: ClassVar[bool] = True
+
+    def run(
+        self, dims: dict[str, Any], problem: HostProblem, workspace: dict[str, Any]
+    ) -> Found:
+        """Keeps the solver object while the matrices stay the same."""
+        q, b = problem.q, problem.b
+        matrices = np.concatenate([problem.P_data, problem.A_data])
+        if np.array_equal(workspace.get("matrices"), matrices):
+            workspace["solver"].update(b=b, c=q)
+        else:
+            data = {"P": problem.P, "A": problem.A, "b": b, "c": q}
+            options = {"eps_abs": self.tol, "eps_rel": self.tol, "verbose": False}
+            options |= {"max_iters": self.max_iter, **dict(self.settings)}
+            cone = {key: value for key, value in dims.items() if np.size(value)}
+            cone["q"] = [size for size in dims["q"] if size]
+            workspace["solver"] = scs.SCS(data, cone, **options)
+            workspace["matrices"] = matrices
+        if problem.start is None:
+            found = workspace["solver"].solve(warm_start=False)
+        else:
+            x, y, s = problem.start
+            found = workspace["solver"].solve(warm_start=True, x=x, y=y, s=s)
+        code, steps = found["info"]["status_val"], found["info"]["iter"]
+        status = _STATUSES.get(code, Status.NUMERICAL_TROUBLE)
+        if status != Status.SOLVED:
+            return failed(q.size, b.size, status, steps)
+        return Found(
+            *(found["x"], found["y"], found["s"]),
+            *(np.asarray(int(status)), np.asarray(steps)),
+        )
+
+
+# "Inaccurate" ones have reached the limit of iterations.
+_STATUSES = {
+    1: Status.SOLVED,
+    2: Status.ITERATION_LIMIT,
+    -1: Status.UNBOUNDED,
+    -2: Status.INFEASIBLE,
+    -6: Status.ITERATION_LIMIT,
+    -7: Status.ITERATION_LIMIT,
+}

@@ -1,0 +1,277 @@
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax.core import Tracer
+from jax.experimental.sparse import BCOO, BCSR
+from jaxtyping import Array, ArrayLike, Float, Integer, Real
+
+from ._checks import as_vector
+from ._implicit import Extras, find, Recipe
+from .cones.psd import PSDOrder
+from .dense import QCPStructureDense
+from .derivative import Data, Solution
+from .forward import AbstractForwardSolver, Clarabel, Status
+from .linear_solve import FrozenSolver, select_solver
+from .structure import AbstractQCPStructure, QCPStructureCPU, QCPStructureGPU
+
+
+class Residuals(eqx.Module):
+    """How well a solution satisfies the optimality conditions, in the largest norm.
+
+    - `primal`: `A x + s - b`.
+    - `dual`: `P x + A'y + q`.
+    - `gap`: `x'P x + q'x + b'y`, its absolute value.
+    """
+
+    primal: Float[Array, ""]
+    dual: Float[Array, ""]
+    gap: Float[Array, ""]
+
+
+class QCPSolution(eqx.Module):
+    """The solution of a QCP. All of it has a leading axis if it comes from a batch.
+
+    - `x`, `y`, `s`: the solution, its dual and its slack: `(n,)`, `(m,)`, `(m,)`. NaN if
+        there is none.
+    - `status`: a [`diffqcp.Status`][] as an integer.
+    - `iterations`: of the forward solver.
+    - `objective`: `1/2 x'P x + q'x`.
+    - `residuals`: a [`diffqcp.Residuals`][].
+
+    `x`, `y`, `s` and `objective` are differentiable in the data.
+    """
+
+    x: Float[Array, " n"]
+    y: Float[Array, " m"]
+    s: Float[Array, " m"]
+    status: Integer[Array, ""]
+    iterations: Integer[Array, ""]
+    objective: Float[Array, ""]
+    residuals: Residuals
+
+
+class QCPSolver(eqx.Module):
+    """A differentiable solver of QCPs with one structure.
+
+        minimise 1/2 x'Px + q'x    subject to    Ax + s = b,  s in K.
+
+    Calling it is differentiable in the data by all of JAX: `jvp`, `vjp`, `grad`,
+    `linearize`, `jacfwd`, `jacrev`, `hessian`, under `jit` and `vmap`. The forward solver
+    runs once for a call, whatever is differentiated. Where the solution map has no
+    derivative the least-squares one is used, as in [`diffqcp.AbstractQCP`][].
+
+    **Arguments:**
+
+    - `structure`: a [`diffqcp.QCPStructureCPU`][] for BCOO matrices with the upper
+        triangle of `P`, a [`diffqcp.QCPStructureGPU`][] for BCSR matrices with all of
+        `P`, or a [`diffqcp.QCPStructureDense`][] for arrays with all of `P`.
+    - `forward`: the forward solver; [`diffqcp.Clarabel`][] by default.
+    - `solve_method`, `solver`: how the linear system of the derivative is solved, as for
+        [`diffqcp.AbstractQCP.derivative`][].
+    - `polish`: whether to improve what the forward solver returns by Newton steps on the
+        optimality conditions, of which one to three are usual; as an integer, the most
+        steps (True: 10). Errors of the solution are errors of the derivative.
+    - `throw`: whether a problem without solution raises a `RuntimeError` with the status
+        and the place in the batch. If False, its solution and its derivatives are NaN.
+
+    **Raises:** `TypeError` or `ValueError`, naming the argument.
+    """
+
+    structure: AbstractQCPStructure = eqx.field(static=True)
+    forward: AbstractForwardSolver = eqx.field(static=True)
+    frozen_solver: FrozenSolver
+    polish: int = eqx.field(static=True)
+    throw: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        structure: AbstractQCPStructure,
+        *,
+        forward: AbstractForwardSolver | None = None,
+        solve_method: str = "auto",
+        solver: lx.AbstractLinearSolver | None = None,
+        polish: bool | int = True,
+        throw: bool = True,
+    ):
+        if not isinstance(structure, AbstractQCPStructure):
+            raise TypeError(f"structure: expected a structure, got {type(structure)}")
+        if not structure.onto_dual:
+            raise ValueError("structure: expected one of the cone K, got onto_dual=False")
+        forward = Clarabel() if forward is None else forward
+        if not isinstance(forward, AbstractForwardSolver):
+            raise TypeError(
+                "forward: expected a forward solver such as diffqcp.Clarabel(), or "
+                f"diffqcp.Function(f) for a function, got {forward!r}"
+            )
+        self.structure, self.forward = structure, forward
+        self.frozen_solver = select_solver(solve_method, solver)
+        self.polish = 10 if polish is True else int(polish)
+        self.throw = throw
+
+    def __call__(
+        self,
+        P: Any,
+        A: Any,
+        q: Real[ArrayLike, " n"],
+        b: Real[ArrayLike, " m"],
+        *,
+        start: QCPSolution | Solution | None = None,
+    ) -> QCPSolution:
+        """Solves.
+
+        **Arguments:**
+
+        - `P`, `A`: matrices in the structure's format. Of a dense `P` the symmetric part
+            counts.
+        - `q`, `b`: shapes `(n,)` and `(m,)`.
+        - `start`: a solution to start from, or `(x, y, s)`, for solvers that can.
+
+        **Returns:** a [`diffqcp.QCPSolution`][], in the widest floating-point dtype of
+        the data.
+
+        **Raises:** `TypeError` or `ValueError`, naming the argument, for another format,
+        shape or pattern; a `RuntimeError` if `throw` and there is no solution.
+        """
+        data = self._data(P, A, q, b)
+        recipe = Recipe(self.structure, self.forward, self.polish)
+        first = None if start is None else self._start(start, data[2].dtype)
+        solution = _solve(recipe, data, Extras(self.frozen_solver, first))
+        return _raise_unless_solved(solution) if self.throw else solution
+
+    def _data(self, P: Any, A: Any, q: ArrayLike, b: ArrayLike) -> Data:
+        structure = self.structure
+        if isinstance(structure, QCPStructureDense):
+            P, A = (
+                matrix if _is_sparse(matrix) else jnp.asarray(matrix) for matrix in (P, A)
+            )
+        arrays = (
+            structure.values("P", P, structure.P_pattern),
+            structure.values("A", A, structure.A_pattern),
+            as_vector("q", q, structure.n),
+            as_vector("b", b, structure.m),
+        )
+        with jax.numpy_dtype_promotion("standard"):
+            dtype = jnp.result_type(float, *arrays)
+        P_values, A_values, q_values, b_values = (part.astype(dtype) for part in arrays)
+        return P_values, A_values, q_values, b_values
+
+    def _start(self, start: Any, dtype: Any) -> Solution:
+        if isinstance(start, QCPSolution):
+            start = (start.x, start.y, start.s)
+        if len(start) != 3:
+            raise ValueError(f"start: expected (x, y, s), got {len(start)} parts")
+        n, m = self.structure.n, self.structure.m
+        x, y, s = (
+            as_vector(f"start {name}", jax.lax.stop_gradient(part), size, dtype)
+            for name, part, size in zip("xys", start, (n, m, m), strict=True)
+        )
+        return x, y, s
+
+
+def solve(
+    P: Any,
+    A: Any,
+    q: Real[ArrayLike, " n"],
+    b: Real[ArrayLike, " m"],
+    cone_dims: Mapping[str, Any],
+    *,
+    psd_order: PSDOrder | None = None,
+    start: QCPSolution | Solution | None = None,
+    **options: Any,
+) -> QCPSolution:
+    """Solves a QCP, differentiably.
+
+        minimise 1/2 x'Px + q'x    subject to    Ax + s = b,  s in K.
+
+    This makes a [`diffqcp.QCPSolver`][] and calls it. Where many problems share their
+    structure, make one yourself, outside `jax.jit`; sparse matrices that are traced need
+    that, since their patterns are not known.
+
+    **Arguments:**
+
+    - `P`, `A`: both BCOO (then the upper triangle of `P`), both BCSR (all of `P`), or
+        both arrays (all of `P`, of which the symmetric part counts).
+    - `q`, `b`: shapes `(n,)` and `(m,)`.
+    - `cone_dims`, `psd_order`: the cone `K`; see
+        [`diffqcp.cones.ProductCone.from_dict`][].
+    - `start`: as for `QCPSolver.__call__`.
+    - `options`: those of `QCPSolver`: `forward`, `solve_method`, `solver`, `polish`,
+        `throw`.
+
+    **Returns:** a [`diffqcp.QCPSolution`][].
+
+    **Raises:** as `QCPSolver`, and as the structure of the matrices' format.
+    """
+    formats = {BCOO: QCPStructureCPU, BCSR: QCPStructureGPU}
+    kind = next(
+        (formats[form] for form in formats if isinstance(P, form)), QCPStructureDense
+    )
+    if kind is QCPStructureDense and not (_is_sparse(P) or _is_sparse(A)):
+        P, A = jnp.asarray(P), jnp.asarray(A)
+    structure = kind(P, A, cone_dims, psd_order=psd_order)
+    return QCPSolver(structure, **options)(P, A, q, b, start=start)
+
+
+def _is_sparse(matrix: Any) -> bool:
+    return isinstance(matrix, (BCOO, BCSR))
+
+
+@partial(jax.jit, static_argnums=0)
+def _solve(recipe: Recipe, data: Data, extras: Extras) -> QCPSolution:
+    x, y, s, status, iterations = find(recipe, data, extras)
+    structure, (P, A, q, b) = recipe.structure, data
+    A_matrix = structure.A_matrix(A)
+    Px = structure.P_mv(P, x)
+
+    def size(vector: Array) -> Array:
+        return jnp.max(jnp.abs(jax.lax.stop_gradient(vector)), initial=0)
+
+    residuals = Residuals(
+        size(A_matrix.mv(x) + s - b),
+        size(Px + A_matrix.transpose_mv(y) + q),
+        jnp.abs(jax.lax.stop_gradient(x @ Px + q @ x + b @ y)),
+    )
+    objective = x @ Px / 2 + q @ x
+    return QCPSolution(x, y, s, status, iterations, objective, residuals)
+
+
+def _raise_unless_solved(solution: QCPSolution) -> QCPSolution:
+    status = solution.status
+    if not isinstance(status, Tracer):
+        _check(status)
+        return solution
+    # In a traced call a callback looks at the statuses, of a whole batch at once. The
+    # solution is made to depend on its result, or it would be left out.
+    shape = jax.ShapeDtypeStruct((), np.bool_)
+    fine = jax.pure_callback(_check, shape, status, vmap_method="expand_dims")
+    x, y, s, objective = (
+        jnp.where(fine, part, jnp.nan)
+        for part in (solution.x, solution.y, solution.s, solution.objective)
+    )
+    return QCPSolution(
+        x, y, s, status, solution.iterations, objective, solution.residuals
+    )
+
+
+def _check(status: Array) -> np.ndarray:
+    """True for each, or an error."""
+    codes = np.asarray(status)
+    failed = np.argwhere(codes != Status.SOLVED)
+    if len(failed) == 0:
+        return np.ones(codes.shape, bool)
+    place = tuple(failed[0].tolist())
+    word = Status(int(codes[place])).name.lower().replace("_", " ")
+    where = (
+        f" of item {place[0] if len(place) == 1 else place} of the batch" if place else ""
+    )
+    more = f" ({len(failed)} items in all)" if len(failed) > 1 else ""
+    raise RuntimeError(
+        f"diffqcp: the status{where} is {word!r}, so there is no solution{more}. With "
+        "throw=False it is NaN instead"
+    )
