@@ -1,4 +1,4 @@
-"""Sessions: tests, lowest, lint, types, docs, bench, demo. `nox -s NAME`."""
+"""Sessions: tests, torch, lowest, lint, types, docs, bench, demo. `nox -s NAME`."""
 
 import nox
 
@@ -16,9 +16,16 @@ LOWEST = [
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, on two processes; arguments go to pytest."""
-    session.install(".[cvxpy,demo]", *TEST_PACKAGES)
+    """All tests but those with PyTorch, on two processes; arguments go to pytest."""
+    session.install(".[cvxpy,cvxpylayers,demo]", *TEST_PACKAGES)
     session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "worksteal"]))
+
+
+@nox.session
+def torch(session: nox.Session) -> None:
+    """The tests of the PyTorch layer. PyTorch is large: hence a session of its own."""
+    session.install(".[cvxpy,cvxpylayers]", "torch", *TEST_PACKAGES)
+    session.run("pytest", *(session.posargs or ["tests/test_torch_layer.py"]))
 
 
 @nox.session
@@ -40,7 +47,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Type annotations, by pyright."""
-    session.install(".[cvxpy,demo]", "pyright[nodejs]==1.1.414")
+    session.install(".[cvxpy,cvxpylayers,demo]", "pyright[nodejs]==1.1.414")
     session.run("pyright")
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import subprocess
@@ -15,11 +16,14 @@ import diffqcp
 
 
 ROOT = Path(diffqcp.__file__).parent
-# The demo needs its own extra, and runs when imported as a script; _ldl is compiled.
+# The demo needs its own extra, and runs when imported as a script; _ldl is compiled;
+# cvxpylayers takes recent releases of CVXPY only.
+HIDDEN = (".__main__", "._demo", "._ldl")
 MODULES = [
     info.name
     for info in pkgutil.walk_packages(diffqcp.__path__, "diffqcp.")
-    if not info.name.endswith((".__main__", "._demo", "._ldl"))
+    if not info.name.endswith(HIDDEN)
+    and (importlib.util.find_spec("cvxpylayers") or "cvxpylayers" not in info.name)
 ]
 PUBLIC = [name for name in MODULES if "._" not in name]
 

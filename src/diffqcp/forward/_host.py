@@ -92,6 +92,18 @@ class AbstractHostSolver(AbstractForwardSolver):
         )
         return Found(*found)
 
+    def solve_batch(
+        self, structure: AbstractQCPStructure, data: Sequence[Any], start: Any
+    ) -> Found:
+        """The solutions for a batch of problems, without JAX.
+
+        **Arguments:**
+
+        - `structure`, `data`, `start`: as for `solve`, in NumPy. Leading axes are those
+            of the batch, and are broadcast.
+        """
+        return _family(self, structure).solve_batch(data, start)
+
 
 @functools.lru_cache(maxsize=16)
 def _family(solver: AbstractHostSolver, structure: AbstractQCPStructure) -> "_Family":

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
-from jax.experimental.sparse import BCOO
 
 from ...cones.psd import PSDOrder
 from ...structure import QCPStructureCPU
+from ._conversions import pattern_matrix
 
 
 class ParametricForm:
@@ -36,15 +35,15 @@ class ParametricForm:
         A_map, A_places = _stored(both[: m * n], m)
         P_all = sp.csr_array((0, columns) if program.P is None else program.P)
         P_map, P_places = _stored(P_all, n)
-        upper = P_places[:, 0] <= P_places[:, 1]
-        P_map, P_places = P_map[upper], P_places[upper]
+        upper = P_places[0] <= P_places[1]
+        P_map, P_places = P_map[upper], P_places[:, upper]
         q_all: Any = sp.csr_array(program.q)
         q_map, b_map = q_all[:n], both[m * n :]
         self._map: Any = sp.csr_array(sp.vstack([P_map, -A_map, q_map, b_map]))
         self._ends = np.cumsum([P_map.shape[0], A_map.shape[0], n])
         self.structure = QCPStructureCPU(
-            _matrix(P_places, (n, n)),
-            _matrix(A_places, (m, n)),
+            pattern_matrix(*P_places, (n, n)),
+            pattern_matrix(*A_places, (m, n)),
             cone_dims,
             psd_order=psd_order,
         )
@@ -81,14 +80,9 @@ class ParametricForm:
 
 
 def _stored(tensor: Any, height: int) -> tuple[Any, np.ndarray]:
-    """The rows of `tensor` that are not zero, and the places in a matrix of `height`
-    rows that they stand for.
+    """The rows of `tensor` that are not zero, and the rows and columns in a matrix of
+    `height` rows that they stand for.
     """
     tensor.eliminate_zeros()
     rows = np.flatnonzero(np.diff(tensor.indptr))
-    return tensor[rows], np.stack(divmod(rows, max(height, 1))[::-1], axis=1)
-
-
-def _matrix(places: np.ndarray, shape: tuple[int, int]) -> BCOO:
-    values, indices = jnp.ones(len(places)), jnp.asarray(places, jnp.int32)
-    return BCOO((values, indices), shape=shape)
+    return tensor[rows], np.stack(divmod(rows, max(height, 1))[::-1])

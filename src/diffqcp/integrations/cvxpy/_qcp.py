@@ -11,6 +11,7 @@ from jax.experimental.sparse import BCOO, BCSR
 from ...cones.psd import PSDOrder
 from ...qcp import DeviceQCP, HostQCP
 from ...structure import QCPStructureCPU, QCPStructureGPU
+from ._conversions import cone_dims
 
 
 def host_qcp(problem: cp.Problem) -> HostQCP:
@@ -79,8 +80,8 @@ def conic_form(problem: cp.Problem) -> ConicForm:
     q, b, A = np.asarray(data["c"]), np.asarray(data["b"]), sp.csc_array(data["A"])
     P = sp.csc_array(data.get("P", sp.csc_array((q.size, q.size))))
     _check_fit(P, A, q, b, x, y, s, 1e-3 if problem.status == cp.OPTIMAL else 0.1)
-    dims = _cone_dims(data["dims"])
-    return ConicForm(P, A, q, b, x, y, s, dims, _PSD_ORDERS[solver])
+    cones = cone_dims(data["dims"])
+    return ConicForm(P, A, q, b, x, y, s, cones, _PSD_ORDERS[solver])
 
 
 def _check_solved(problem: cp.Problem) -> str:
@@ -145,19 +146,3 @@ def _check_fit(P, A, q, b, x, y, s, tol) -> None:
 
 def _norm(vector: np.ndarray) -> float:
     return float(np.max(np.abs(vector), initial=0))
-
-
-def _cone_dims(dims: Any) -> dict[str, Any]:
-    if getattr(dims, "pnd", []):
-        raise ValueError(
-            "problem: power cones of more than three dimensions are not supported; "
-            "solve with cp.SCS, for which CVXPY splits them"
-        )
-    return {
-        "z": dims.zero,
-        "l": dims.nonneg,
-        "q": dims.soc,
-        "s": dims.psd,
-        "ep": dims.exp,
-        "p": dims.p3d,
-    }

@@ -1,0 +1,33 @@
+"""From CVXPY's terms to the package's."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import BCOO
+
+
+def cone_dims(dims: Any) -> dict[str, Any]:
+    """CVXPY's `ConeDims` as an SCS-style dictionary.
+
+    **Raises:** `ValueError` for power cones of more than three dimensions.
+    """
+    if getattr(dims, "pnd", []):
+        raise ValueError(
+            "problem: power cones of more than three dimensions are not supported; "
+            "solve with cp.SCS, for which CVXPY splits them"
+        )
+    return {
+        "z": dims.zero,
+        "l": dims.nonneg,
+        "q": dims.soc,
+        "s": dims.psd,
+        "ep": dims.exp,
+        "p": dims.p3d,
+    }
+
+
+def pattern_matrix(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> BCOO:
+    """A matrix with entries at these places, whose values do not matter."""
+    indices = jnp.asarray(np.stack([rows, cols], axis=1), jnp.int32)
+    return BCOO((jnp.ones(rows.size), indices), shape=shape)
