@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -199,8 +200,9 @@ class _Family:
 
 def _along(matrix: Any, vectors: np.ndarray) -> np.ndarray:
     """`matrix` times each of the vectors along the last axis."""
-    flat = vectors.reshape(-1, vectors.shape[-1])
-    return (matrix @ flat.T).T.reshape((*vectors.shape[:-1], matrix.shape[0]))
+    batch = vectors.shape[:-1]
+    flat = vectors.reshape(math.prod(batch), vectors.shape[-1])
+    return (matrix @ flat.T).T.reshape((*batch, matrix.shape[0]))
 
 
 def failed(n: int, m: int, status: Status, iterations: int = 0) -> Found:

@@ -27,7 +27,7 @@ def cone_dims(dims: Any) -> dict[str, Any]:
     }
 
 
-def pattern_matrix(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> BCOO:
-    """A matrix with entries at these places, whose values do not matter."""
-    indices = jnp.asarray(np.stack([rows, cols], axis=1), jnp.int32)
-    return BCOO((jnp.ones(rows.size), indices), shape=shape)
+def pattern_matrix(places: np.ndarray, shape: tuple[int, int]) -> BCOO:
+    """A matrix whose values do not matter, from the rows and the columns of its entries."""
+    indices = jnp.asarray(places.T, jnp.int32)
+    return BCOO((jnp.ones(len(indices)), indices), shape=shape)

@@ -42,8 +42,8 @@ class ParametricForm:
         self._map: Any = sp.csr_array(sp.vstack([P_map, -A_map, q_map, b_map]))
         self._ends = np.cumsum([P_map.shape[0], A_map.shape[0], n])
         self.structure = QCPStructureCPU(
-            pattern_matrix(*P_places, (n, n)),
-            pattern_matrix(*A_places, (m, n)),
+            pattern_matrix(P_places, (n, n)),
+            pattern_matrix(A_places, (m, n)),
             cone_dims,
             psd_order=psd_order,
         )

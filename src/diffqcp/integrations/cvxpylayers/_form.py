@@ -36,18 +36,18 @@ class LayerForm(eqx.Module):
         - `context`: cvxpylayers' `LayersContext`, canonicalised for SCS.
         """
         n = context.q.shape[0] - 1
-        P_rows, P_cols, _ = _entries(context.reduced_P.problem_data_index, (n, n))
-        rows, cols, (m, _) = _entries(context.reduced_A.problem_data_index, (0, n + 1))
-        upper = np.flatnonzero(P_rows <= P_cols)
-        of_A = cols < n
+        P_places, _ = _entries(context.reduced_P.problem_data_index, (n, n))
+        places, (m, _) = _entries(context.reduced_A.problem_data_index, (0, n + 1))
+        upper = np.flatnonzero(P_places[0] <= P_places[1])
+        of_A = places[1] < n
         self.structure = QCPStructureCPU(
-            pattern_matrix(P_rows[upper], P_cols[upper], (n, n)),
-            pattern_matrix(rows[of_A], cols[of_A], (m, n)),
+            pattern_matrix(P_places[:, upper], (n, n)),
+            pattern_matrix(places[:, of_A], (m, n)),
             cone_dims(context.cone_dims),
             psd_order="lower",
         )
-        self._P_upper, self._P_size = StaticArray(upper), P_rows.size
-        self._b_rows = StaticArray(rows[~of_A])
+        self._P_upper, self._P_size = StaticArray(upper), P_places.shape[1]
+        self._b_rows = StaticArray(places[0, ~of_A])
 
     def data(self, P: Array | None, q: Array, A: Array) -> tuple[Any, Any, Array, Array]:
         """`(P, A, q, b)` of a QCP from cvxpylayers' vectors for one problem."""
@@ -68,14 +68,14 @@ class LayerForm(eqx.Module):
         return P, jnp.concatenate([dq, constant]), A
 
 
-def _entries(
-    index: tuple[np.ndarray, np.ndarray, tuple[int, int]] | None, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """Rows, columns and shape from CVXPY's CSC indices; None stands for no entries."""
+def _entries(index: Any, shape: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """The rows and columns of entries, and the shape, from CVXPY's CSC indices; None
+    stands for no entries.
+    """
     if index is None:
-        return np.zeros(0, int), np.zeros(0, int), shape
+        return np.zeros((2, 0), int), shape
     rows, starts, shape = index
-    return rows, np.repeat(np.arange(shape[1]), np.diff(starts)), shape
+    return np.stack([rows, np.repeat(np.arange(shape[1]), np.diff(starts))]), shape
 
 
 class LayerSolution(NamedTuple):
