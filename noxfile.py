@@ -1,4 +1,4 @@
-"""Sessions: tests, lowest, lint, types, docs, bench, demo. `nox -s NAME`."""
+"""Sessions: tests, torch, lowest, lint, types, docs, bench, demo. `nox -s NAME`."""
 
 import nox
 
@@ -10,15 +10,22 @@ TEST_PACKAGES = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartyp
 # The oldest versions that pyproject.toml claims.
 LOWEST = [
     *("jax==0.10.0", "jaxlib==0.10.0", "equinox==0.13.7", "lineax==0.1.1"),
-    *("jaxtyping==0.3.2", "clarabel==0.11.1", "cvxpy==1.7.1", "scs==3.2.7.post2"),
+    *("jaxtyping==0.3.2", "clarabel==0.11.1", "cvxpy==1.8.0", "scs==3.2.7.post2"),
 ]
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, on two processes; arguments go to pytest."""
-    session.install(".[cvxpy,demo]", *TEST_PACKAGES)
+    """All tests but those with PyTorch, on two processes; arguments go to pytest."""
+    session.install(".[cvxpy,cvxpylayers,demo]", *TEST_PACKAGES)
     session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "worksteal"]))
+
+
+@nox.session
+def torch(session: nox.Session) -> None:
+    """The tests of the PyTorch layer. PyTorch is large: hence a session of its own."""
+    session.install(".[cvxpy,cvxpylayers]", "torch", *TEST_PACKAGES)
+    session.run("pytest", *(session.posargs or ["tests/test_torch_layer.py"]))
 
 
 @nox.session
@@ -40,7 +47,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Type annotations, by pyright."""
-    session.install(".[cvxpy,demo]", "pyright[nodejs]==1.1.414")
+    session.install(".[cvxpy,cvxpylayers,demo]", "pyright[nodejs]==1.1.414")
     session.run("pyright")
 
 

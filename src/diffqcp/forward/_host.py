@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +92,18 @@ class AbstractHostSolver(AbstractForwardSolver):
             vmap_method="expand_dims",
         )
         return Found(*found)
+
+    def solve_batch(
+        self, structure: AbstractQCPStructure, data: Sequence[Any], start: Any
+    ) -> Found:
+        """The solutions for a batch of problems, without JAX.
+
+        **Arguments:**
+
+        - `structure`, `data`, `start`: as for `solve`, in NumPy. Leading axes are those
+            of the batch, and are broadcast.
+        """
+        return _family(self, structure).solve_batch(data, start)
 
 
 @functools.lru_cache(maxsize=16)
@@ -187,8 +200,9 @@ class _Family:
 
 def _along(matrix: Any, vectors: np.ndarray) -> np.ndarray:
     """`matrix` times each of the vectors along the last axis."""
-    flat = vectors.reshape(-1, vectors.shape[-1])
-    return (matrix @ flat.T).T.reshape((*vectors.shape[:-1], matrix.shape[0]))
+    batch = vectors.shape[:-1]
+    flat = vectors.reshape(math.prod(batch), vectors.shape[-1])
+    return (matrix @ flat.T).T.reshape((*batch, matrix.shape[0]))
 
 
 def failed(n: int, m: int, status: Status, iterations: int = 0) -> Found:

@@ -1,4 +1,4 @@
-"""From a solved CVXPY problem to a QCP. Needs the extra `cvxpy`."""
+"""From a solved CVXPY problem to a QCP."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -8,9 +8,10 @@ import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO, BCSR
 
-from ..cones.psd import PSDOrder
-from ..qcp import DeviceQCP, HostQCP
-from ..structure import QCPStructureCPU, QCPStructureGPU
+from ...cones.psd import PSDOrder
+from ...qcp import DeviceQCP, HostQCP
+from ...structure import QCPStructureCPU, QCPStructureGPU
+from ._conversions import cone_dims
 
 
 def host_qcp(problem: cp.Problem) -> HostQCP:
@@ -35,7 +36,7 @@ def host_qcp(problem: cp.Problem) -> HostQCP:
     cone that diffqcp does not know, or if its parameters have changed since the solve.
     Warns if the solver calls its solution inaccurate.
     """
-    form = _conic_form(problem)
+    form = conic_form(problem)
     P, A = BCOO.from_scipy_sparse(sp.triu(form.P)), BCOO.from_scipy_sparse(form.A)
     structure = QCPStructureCPU(P, A, form.cone_dims, psd_order=form.psd_order)
     return HostQCP(P, A, form.q, form.b, form.x, form.y, form.s, structure)
@@ -46,14 +47,16 @@ def device_qcp(problem: cp.Problem) -> DeviceQCP:
 
     Otherwise as [`diffqcp.integrations.cvxpy.host_qcp`][], with the same errors.
     """
-    form = _conic_form(problem)
+    form = conic_form(problem)
     P = BCSR.from_scipy_sparse(sp.csr_array(form.P))
     A = BCSR.from_scipy_sparse(sp.csr_array(form.A))
     structure = QCPStructureGPU(P, A, form.cone_dims, psd_order=form.psd_order)
     return DeviceQCP(P, A, form.q, form.b, form.x, form.y, form.s, structure)
 
 
-class _ConicForm(NamedTuple):
+class ConicForm(NamedTuple):
+    """What CVXPY gave to the solver, and the solution that it found."""
+
     P: Any
     A: Any
     q: np.ndarray
@@ -68,7 +71,8 @@ class _ConicForm(NamedTuple):
 _PSD_ORDERS: dict[str, PSDOrder] = {"CLARABEL": "upper", "SCS": "lower"}
 
 
-def _conic_form(problem: cp.Problem) -> _ConicForm:
+def conic_form(problem: cp.Problem) -> ConicForm:
+    """The conic form of a solved problem; see `host_qcp`."""
     solver = _check_solved(problem)
     # Before the data are asked for: a change of settings would drop the solver's cache.
     x, y, s = _solution(problem, solver)
@@ -76,8 +80,8 @@ def _conic_form(problem: cp.Problem) -> _ConicForm:
     q, b, A = np.asarray(data["c"]), np.asarray(data["b"]), sp.csc_array(data["A"])
     P = sp.csc_array(data.get("P", sp.csc_array((q.size, q.size))))
     _check_fit(P, A, q, b, x, y, s, 1e-3 if problem.status == cp.OPTIMAL else 0.1)
-    dims = _cone_dims(data["dims"])
-    return _ConicForm(P, A, q, b, x, y, s, dims, _PSD_ORDERS[solver])
+    cones = cone_dims(data["dims"])
+    return ConicForm(P, A, q, b, x, y, s, cones, _PSD_ORDERS[solver])
 
 
 def _check_solved(problem: cp.Problem) -> str:
@@ -142,19 +146,3 @@ def _check_fit(P, A, q, b, x, y, s, tol) -> None:
 
 def _norm(vector: np.ndarray) -> float:
     return float(np.max(np.abs(vector), initial=0))
-
-
-def _cone_dims(dims: Any) -> dict[str, Any]:
-    if getattr(dims, "pnd", []):
-        raise ValueError(
-            "problem: power cones of more than three dimensions are not supported; "
-            "solve with cp.SCS, for which CVXPY splits them"
-        )
-    return {
-        "z": dims.zero,
-        "l": dims.nonneg,
-        "q": dims.soc,
-        "s": dims.psd,
-        "ep": dims.exp,
-        "p": dims.p3d,
-    }

@@ -1,0 +1,8 @@
+"""From solved CVXPY problems to QCPs, and derivatives with respect to CVXPY's parameters.
+
+Needs the extra `cvxpy`.
+"""
+
+from ._derivatives import backward as backward, derivative as derivative
+from ._qcp import device_qcp as device_qcp, host_qcp as host_qcp
+from ._sensitivity import Sensitivities as Sensitivities, sensitivity as sensitivity

@@ -1,0 +1,33 @@
+"""From CVXPY's terms to the package's."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import BCOO
+
+
+def cone_dims(dims: Any) -> dict[str, Any]:
+    """CVXPY's `ConeDims` as an SCS-style dictionary.
+
+    **Raises:** `ValueError` for power cones of more than three dimensions.
+    """
+    if getattr(dims, "pnd", []):
+        raise ValueError(
+            "problem: power cones of more than three dimensions are not supported; "
+            "solve with cp.SCS, for which CVXPY splits them"
+        )
+    return {
+        "z": dims.zero,
+        "l": dims.nonneg,
+        "q": dims.soc,
+        "s": dims.psd,
+        "ep": dims.exp,
+        "p": dims.p3d,
+    }
+
+
+def pattern_matrix(places: np.ndarray, shape: tuple[int, int]) -> BCOO:
+    """A matrix whose values do not matter, from the rows and the columns of its entries."""
+    indices = jnp.asarray(places.T, jnp.int32)
+    return BCOO((jnp.ones(len(indices)), indices), shape=shape)

@@ -1,0 +1,168 @@
+"""`backward` and `derivative` of a solved CVXPY problem."""
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import cvxpy as cp
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+
+from ...qcp import HostQCP
+from ._parametric import ParametricForm
+from ._qcp import conic_form, ConicForm
+
+
+def backward(
+    problem: cp.Problem,
+    solve_method: str = "auto",
+    *,
+    solver: lx.AbstractLinearSolver | None = None,
+    polish: bool = True,
+) -> None:
+    """The gradient of a function of the solution with respect to the parameters.
+
+    As `problem.backward()`, for a problem solved by Clarabel or SCS without
+    `requires_grad`, and with its quadratic objective: each variable's `gradient` is that
+    of the function with respect to it, ones if it is None; each parameter's `gradient` is
+    set. Computed in float64, whatever JAX's default.
+
+    As in CVXPY, the gradient of a symmetric parameter has at both of two symmetric places
+    what changing both of them brings, and that of a complex one is the derivative with
+    respect to its real part plus `1j` times that with respect to its imaginary part.
+
+    **Arguments:**
+
+    - `problem`: a `cvxpy.Problem` after `problem.solve(solver=cp.CLARABEL)` or
+        `cp.SCS`; DCP or DGP, and DPP.
+    - `solve_method`, `solver`, `polish`: as for
+        [`diffqcp.AbstractQCP.derivative`][].
+
+    **Raises:** as [`diffqcp.integrations.cvxpy.host_qcp`][], and `ValueError` if the
+    problem is not DPP or a gradient does not have the shape of its variable.
+    """
+    if not problem.parameters():
+        return
+    linearised = Linearised(problem, conic_form(problem), solve_method, solver, polish)
+    gradients = {
+        variable.id: _fitting("gradient", variable, variable.gradient, 1.0)
+        for variable in problem.variables()
+    }
+    pulled = linearised.pull_back(gradients)
+    for parameter in problem.parameters():
+        zero = np.zeros(parameter.shape)
+        parameter.gradient = pulled.get(parameter.id, zero)
+
+
+def derivative(
+    problem: cp.Problem,
+    solve_method: str = "auto",
+    *,
+    solver: lx.AbstractLinearSolver | None = None,
+    polish: bool = True,
+) -> None:
+    """How the solution changes with the parameters.
+
+    As `problem.derivative()`, for a problem solved by Clarabel or SCS without
+    `requires_grad`, and with its quadratic objective: each parameter's `delta` is its
+    perturbation, zero if it is None; each variable's `delta` is set.
+
+    The arguments and errors are those of [`diffqcp.integrations.cvxpy.backward`][].
+    """
+    if problem.parameters():
+        form = conic_form(problem)
+        linearised = Linearised(problem, form, solve_method, solver, polish)
+        deltas = {
+            parameter.id: _fitting("delta", parameter, parameter.delta, 0.0)
+            for parameter in problem.parameters()
+        }
+        pushed = linearised.push_forward(deltas)
+    else:
+        pushed = {}
+    variables: list[Any] = problem.variables()
+    for variable in variables:
+        variable.delta = pushed.get(variable.id, np.zeros(variable.shape))
+
+
+def _fitting(name: str, leaf: Any, value: Any, default: float) -> np.ndarray:
+    value = np.asarray(default if value is None else value)
+    if value.shape not in ((), leaf.shape):
+        raise ValueError(
+            f"{name} of {leaf.name()}: expected shape {leaf.shape}, got {value.shape}"
+        )
+    return np.broadcast_to(value, leaf.shape)
+
+
+class Linearised:
+    """A solved problem's variables as functions of its parameters, to first order.
+
+    Parameters and variables are known by their identifiers, as in CVXPY.
+    """
+
+    def __init__(
+        self,
+        problem: cp.Problem,
+        form: ConicForm,
+        solve_method: str,
+        solver: lx.AbstractLinearSolver | None,
+        polish: bool,
+    ):
+        self._program: Any = problem._cache.param_prog
+        if self._program is None:
+            raise ValueError(
+                "problem: it is not DPP, so its data are not affine in the parameters; "
+                "see problem.is_dpp()"
+            )
+        chain: Any = problem._cache.solving_chain
+        self._reductions = chain.reductions
+        with jax.enable_x64(True):
+            self._parametric = _parametric(self._program, form)
+            self._operator = _qcp(self._parametric, form).derivative(
+                solve_method, solver=solver, polish=polish
+            )
+
+    def pull_back(self, gradients: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """The gradients of the parameters, from those of the variables."""
+        inner: Any = gradients
+        for reduction in self._reductions:
+            inner = reduction.var_backward(inner)
+        m = self._parametric.structure.m
+        dx = self._program.split_adjoint(inner)
+        with jax.enable_x64(True):
+            data = self._operator.T.mv((dx, np.zeros(m), np.zeros(m)))
+            pulled = self._parametric.gradients(data)
+        for reduction in reversed(self._reductions):
+            pulled = reduction.param_backward(pulled)
+        return pulled
+
+    def push_forward(self, deltas: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """The changes of the variables, from those of the parameters."""
+        inner: Any = deltas
+        for reduction in self._reductions:
+            inner = reduction.param_forward(inner)
+        with jax.enable_x64(True):
+            dx, _, _ = self._operator.mv(tuple(self._parametric.change(inner)))
+            pushed = self._program.split_solution(np.asarray(dx))
+        for reduction in reversed(self._reductions):
+            pushed = reduction.var_forward(pushed)
+        return pushed
+
+
+def _qcp(parametric: ParametricForm, form: ConicForm) -> HostQCP:
+    structure = parametric.structure
+    P, A, q, b = parametric.data()
+    P_matrix = structure.wrap(jnp.asarray(P), structure.P_pattern)
+    A_matrix = structure.wrap(jnp.asarray(A), structure.A_pattern)
+    return HostQCP(P_matrix, A_matrix, q, b, form.x, form.y, form.s, structure)
+
+
+# Patterns are analysed once for a problem.
+_FORMS: WeakKeyDictionary[Any, ParametricForm] = WeakKeyDictionary()
+
+
+def _parametric(program: Any, form: ConicForm) -> ParametricForm:
+    if program not in _FORMS:
+        _FORMS[program] = ParametricForm(program, form.cone_dims, form.psd_order)
+    return _FORMS[program]

@@ -1,0 +1,204 @@
+"""The solver object for cvxpylayers."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from cvxpylayers.interfaces.base import SolverInterface
+
+from ...forward import AbstractForwardSolver, Clarabel, Status
+from ...solver import QCPSolver
+from ._form import differentiate_batch, LayerForm, LayerSolution, solve_on_host
+
+
+class DiffQCP(SolverInterface):
+    """diffqcp as the solver of a layer of cvxpylayers.
+
+        CvxpyLayer(problem, parameters, variables, solver=DiffQCP())
+
+    for the PyTorch layer of cvxpylayers, and for
+    [`diffqcp.integrations.cvxpylayers.CvxpyLayer`][] with JAX. Quadratic objectives are
+    kept, with parameters in all of them, and every cone of CVXPY's is taken. Patterns and
+    the solver's set-up are made once for a layer. In PyTorch both passes are computed in
+    float64, whatever JAX's default, and a whole batch at once.
+
+    **Arguments:**
+
+    - `forward`: the forward solver; [`diffqcp.Clarabel`][] by default. Its options can be
+        given for a call as `solver_args`; names that it does not have are further
+        `settings`, as in `solver_args={"max_iter": 50, "verbose": True}`.
+    - `solve_method`, `solver`, `polish`: as for [`diffqcp.QCPSolver`][].
+    - `throw`: whether a problem without solution raises a `RuntimeError` with the status
+        and the place in the batch. If False, its solution and gradient are NaN, and those
+        of the rest of the batch are right.
+    - `warm_start`: whether a solve starts from the last one of the same layer and batch
+        size, for forward solvers that can.
+
+    **Raises:** `TypeError` or `ValueError`, naming the argument.
+    """
+
+    # CVXPY's form for SCS has PSD matrices in the order in which cvxpylayers unpacks
+    # their duals, and power cones of three dimensions only.
+    canon_solver = "SCS"
+    supports_quad_obj = True
+
+    def __init__(
+        self,
+        forward: AbstractForwardSolver | None = None,
+        *,
+        solve_method: str = "auto",
+        solver: lx.AbstractLinearSolver | None = None,
+        polish: bool | int = True,
+        throw: bool = True,
+        warm_start: bool = False,
+    ):
+        self._forward = Clarabel() if forward is None else forward
+        if not isinstance(self._forward, AbstractForwardSolver):
+            raise TypeError(f"forward: expected a forward solver, got {forward!r}")
+        self._options = {"solve_method": solve_method, "solver": solver, "polish": polish}
+        self._options["throw"] = throw
+        self._warm_start = warm_start
+        # By cvxpylayers' cone dimensions, of which each layer has its own, so that layers
+        # may share this object.
+        self._layers: WeakKeyDictionary[Any, _Layer] = WeakKeyDictionary()
+
+    def setup(self, ctx: Any) -> None:
+        """Called by a layer when it is made: analyses the patterns."""
+        with jax.enable_x64(True):
+            self._layers[ctx.cone_dims] = _Layer(LayerForm(ctx))
+
+    def qcp_solver(self, dims: Any, solver_args: Mapping[str, Any]) -> QCPSolver:
+        """The solver of the problems of a layer.
+
+        **Arguments:**
+
+        - `dims`: the layer's cone dimensions.
+        - `solver_args`: options of the forward solver.
+
+        **Raises:** `ValueError` for an option that the forward solver does not have.
+        """
+        fields = {field.name for field in dataclasses.fields(self._forward)}
+        options = {name: solver_args[name] for name in fields & solver_args.keys()}
+        others = {name: solver_args[name] for name in solver_args.keys() - fields}
+        if others:
+            if "settings" not in fields:
+                raise ValueError(
+                    f"solver_args: {self._forward} has options {sorted(fields)}, "
+                    f"got {sorted(others)}"
+                )
+            earlier = options.get("settings", getattr(self._forward, "settings", ()))
+            options["settings"] = (*earlier, *sorted(others.items()))
+        forward = dataclasses.replace(self._forward, **options)
+        structure = self.form(dims).structure
+        return QCPSolver(structure, forward=forward, **self._options)
+
+    def form(self, dims: Any) -> LayerForm:
+        """The canonical form of a layer with these cone dimensions."""
+        return self._layers[dims].form
+
+    def solve_numpy_batch(
+        self,
+        P: Any,
+        q: Any,
+        A: Any,
+        dims: Any,
+        solver_args: dict[str, Any],
+        needs_grad: bool,
+    ) -> tuple[Any, Any, Any]:
+        """Solves a batch; the interface of cvxpylayers."""
+        layer, solver = self._layers[dims], self.qcp_solver(dims, solver_args)
+        start = layer.last
+        if start and start[0].shape[0] != q.shape[0]:
+            start = None
+        with jax.enable_x64(True):
+            values = _float64(P), _float64(q), _float64(A)
+            found = solve_on_host(solver, layer.form, values, start)
+        if solver.throw:
+            check(found.status)
+        if self._warm_start:
+            layer.last = found.solution
+        x, y, _ = (np.asarray(part) for part in found.solution)
+        saved = _Saved(layer.form, solver, values, found) if needs_grad else None
+        return x, y, saved
+
+    def derivative_numpy_batch(
+        self, dprimal: Any, ddual: Any, saved_state: Any
+    ) -> tuple[Any, Any, Any]:
+        """Gradients of a batch; the interface of cvxpylayers."""
+        if isinstance(saved_state, list):
+            (saved_state,) = saved_state
+        form, solver, values, found = saved_state
+        with jax.enable_x64(True):
+            gradients = _float64(dprimal), _float64(ddual)
+            dP, dq, dA = differentiate_batch(
+                solver, form, values, found.solution, gradients
+            )
+        dP = None if values[0] is None else np.asarray(dP)
+        return dP, np.asarray(dq), np.asarray(dA)
+
+    def solve_torch_batch(
+        self,
+        P: Any,
+        q: Any,
+        A: Any,
+        dims: Any,
+        solver_args: dict[str, Any],
+        needs_grad: bool,
+    ) -> tuple[Any, Any, Any]:
+        """Solves a batch; the interface of cvxpylayers."""
+        P_array, q_array, A_array = (_from_torch(part) for part in (P, q, A))
+        x, y, saved = self.solve_numpy_batch(
+            P_array, q_array, A_array, dims, solver_args, needs_grad
+        )
+        return q.new_tensor(x), q.new_tensor(y), saved
+
+    def derivative_torch_batch(
+        self, dprimal: Any, ddual: Any, saved_state: Any
+    ) -> tuple[Any, Any, Any]:
+        """Gradients of a batch; the interface of cvxpylayers."""
+        found = self.derivative_numpy_batch(
+            _from_torch(dprimal), _from_torch(ddual), saved_state
+        )
+        dP, dq, dA = (
+            None if part is None else dprimal.new_tensor(part) for part in found
+        )
+        return dP, dq, dA
+
+
+@dataclasses.dataclass
+class _Layer:
+    form: LayerForm
+    last: Any = None
+
+
+class _Saved(NamedTuple):
+    form: LayerForm
+    solver: QCPSolver
+    values: tuple[Any, Any, Any]
+    found: LayerSolution
+
+
+def _float64(array: Any) -> Any:
+    return None if array is None else jnp.asarray(array, jnp.float64)
+
+
+def _from_torch(tensor: Any) -> Any:
+    return None if tensor is None else tensor.detach().cpu().numpy()
+
+
+def check(status: Any) -> None:
+    """Raises a `RuntimeError` unless all of a batch is solved."""
+    status = np.ravel(status)
+    failed = np.flatnonzero(status != Status.SOLVED)
+    if failed.size:
+        word = Status(int(status[failed[0]])).name.lower().replace("_", " ")
+        raise RuntimeError(
+            f"diffqcp: item {failed[0]} of the batch has no solution, its status is "
+            f"{word!r} ({failed.size} of {status.size} items have none). With "
+            "DiffQCP(throw=False) they are NaN instead"
+        )

@@ -1,0 +1,172 @@
+"""The canonical form of a layer as a QCP."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..._static import StaticArray
+from ...derivative import Data, Solution
+from ...forward import AbstractForwardSolver, AbstractHostSolver, Found, Status
+from ...qcp import HostQCP
+from ...solver import QCPSolver
+from ...structure import AbstractQCPStructure, QCPStructureCPU
+from ..cvxpy._conversions import cone_dims, pattern_matrix
+
+
+class LayerForm(eqx.Module):
+    """How the values that cvxpylayers computes are those of a QCP.
+
+    cvxpylayers evaluates vectors: the stored values of all of `P`; `q` and the constant
+    of the objective; the stored values of `-A` and of `b`. Here they become the data of a
+    [`diffqcp.HostQCP`][], and gradients go back.
+    """
+
+    structure: QCPStructureCPU = eqx.field(static=True)
+    _P_upper: StaticArray = eqx.field(static=True)
+    _b_rows: StaticArray = eqx.field(static=True)
+    _P_size: int = eqx.field(static=True)
+
+    def __init__(self, context: Any):
+        """**Arguments:**
+
+        - `context`: cvxpylayers' `LayersContext`, canonicalised for SCS.
+        """
+        n = context.q.shape[0] - 1
+        P_places, _ = _entries(context.reduced_P.problem_data_index, (n, n))
+        places, (m, _) = _entries(context.reduced_A.problem_data_index, (0, n + 1))
+        upper = np.flatnonzero(P_places[0] <= P_places[1])
+        of_A = places[1] < n
+        self.structure = QCPStructureCPU(
+            pattern_matrix(P_places[:, upper], (n, n)),
+            pattern_matrix(places[:, of_A], (m, n)),
+            cone_dims(context.cone_dims),
+            psd_order="lower",
+        )
+        self._P_upper, self._P_size = StaticArray(upper), P_places.shape[1]
+        self._b_rows = StaticArray(places[0, ~of_A])
+
+    def data(self, P: Array | None, q: Array, A: Array) -> tuple[Any, Any, Array, Array]:
+        """`(P, A, q, b)` of a QCP from cvxpylayers' vectors for one problem."""
+        structure = self.structure
+        nnz = structure.A_pattern.nnz
+        P_values = jnp.zeros(0, q.dtype) if P is None else P[self._P_upper.value]
+        b = jnp.zeros(structure.m, q.dtype).at[self._b_rows.value].set(A[nnz:])
+        P_matrix = structure.wrap(P_values, structure.P_pattern)
+        return P_matrix, structure.wrap(-A[:nnz], structure.A_pattern), q[:-1], b
+
+    def cotangents(
+        self, dP: Any, dA: Any, dq: Float[Array, " n"], db: Float[Array, " m"]
+    ) -> tuple[Array, Array, Array]:
+        """The adjoint of `data`: of all of `P` its upper triangle counts."""
+        P = jnp.zeros(self._P_size, dq.dtype).at[self._P_upper.value].set(dP.data)
+        constant = jnp.zeros(1, dq.dtype)
+        A = jnp.concatenate([-dA.data, db[self._b_rows.value]])
+        return P, jnp.concatenate([dq, constant]), A
+
+
+def _entries(index: Any, shape: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """The rows and columns of entries, and the shape, from CVXPY's CSC indices; None
+    stands for no entries.
+    """
+    if index is None:
+        return np.zeros((2, 0), int), shape
+    rows, starts, shape = index
+    return np.stack([rows, np.repeat(np.arange(shape[1]), np.diff(starts))]), shape
+
+
+class LayerSolution(NamedTuple):
+    """The solutions `(x, y, s)` of a batch, and how each solve has ended."""
+
+    solution: Solution
+    status: Array
+
+
+@eqx.filter_jit
+def solve_batch(
+    solver: QCPSolver,
+    form: LayerForm,
+    values: tuple[Array | None, Array, Array],
+    start: Solution | None,
+) -> LayerSolution:
+    """Solves a batch, from cvxpylayers' vectors with the batch first."""
+
+    def solve(values, start):
+        found = solver(*form.data(*values), start=start)
+        return LayerSolution((found.x, found.y, found.s), found.status)
+
+    return jax.vmap(solve)(values, start)
+
+
+def solve_on_host(
+    solver: QCPSolver,
+    form: LayerForm,
+    values: tuple[Array | None, Array, Array],
+    start: Solution | None,
+) -> LayerSolution:
+    """As `solve_batch`, outside of all transformations.
+
+    A forward solver on the host is called as it is. Callbacks would not do: the threads
+    that they run in do not know of `jax.enable_x64`.
+    """
+    if not isinstance(solver.forward, AbstractHostSolver):
+        return solve_batch(solver, form, values, start)
+    P, A, q, b = _data_batch(form, values)
+    data = tuple(np.asarray(part) for part in (P.data, A.data, q, b))
+    found = solver.forward.solve_batch(form.structure, data, start)
+    x, y, s, status = (jnp.asarray(part) for part in found[:4])
+    solution = (x, y, s)
+    if solver.polish:
+        polisher = QCPSolver(
+            form.structure,
+            forward=_Given(),
+            solver=solver.frozen_solver.thaw(),
+            polish=solver.polish,
+            throw=False,
+        )
+        solution = solve_batch(polisher, form, values, solution).solution
+    return LayerSolution(solution, status)
+
+
+@eqx.filter_jit
+def _data_batch(form: LayerForm, values: tuple[Array | None, Array, Array]) -> Any:
+    return jax.vmap(lambda values: form.data(*values))(values)
+
+
+class _Given(AbstractForwardSolver):
+    """Returns what it starts from, to be polished."""
+
+    def solve(self, structure: AbstractQCPStructure, data: Data, start: Any) -> Found:
+        """`start`."""
+        del structure, data
+        zero = jnp.zeros((), jnp.int32)
+        x, y, s = start
+        return Found(x, y, s, zero + int(Status.SOLVED), zero)
+
+
+@eqx.filter_jit
+def differentiate_batch(
+    solver: QCPSolver,
+    form: LayerForm,
+    values: tuple[Array | None, Array, Array],
+    solution: Solution,
+    gradients: tuple[Array, Array],
+) -> tuple[Array, Array, Array]:
+    """The gradients of cvxpylayers' vectors, from those of `x` and `y`."""
+
+    def differentiate(values, solution, gradients):
+        P, A, q, b = form.data(*values)
+        x, y, s = solution
+        qcp = HostQCP(P, A, q, b, x, y, s, form.structure)
+        dx, dy = gradients
+        # The forward pass has polished the solution.
+        linear = solver.frozen_solver.thaw()
+        found = qcp.vjp(
+            dx, dy, jnp.zeros_like(dy), solver=linear, polish=False, throw=False
+        )
+        return form.cotangents(*found)
+
+    return jax.vmap(differentiate)(values, solution, gradients)

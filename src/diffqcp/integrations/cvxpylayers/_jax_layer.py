@@ -1,0 +1,228 @@
+"""A layer for JAX, on cvxpylayers' canonicalisation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cvxpylayers.utils.parse_args as pa
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float
+
+from ..._static import StaticArray
+from ...derivative import Solution
+from ...solver import QCPSolver
+from ...sparsity import SparseMatrix, SparsityPattern
+from ._backend import DiffQCP
+from ._form import LayerForm
+
+
+class CvxpyLayer:
+    """A CVXPY problem as a differentiable function of its parameters, for JAX.
+
+    With the constructor and the call of `cvxpylayers.jax.CvxpyLayer`, whose release 1.2
+    takes no solver objects and cannot be jitted. Here `jax.jit`, `jax.vmap`, `jax.grad`,
+    `jax.jacobian`, `jax.jvp` and `jax.hessian` go through the layer. The dtype is that of
+    the parameters.
+    """
+
+    def __init__(
+        self,
+        problem: Any,
+        parameters: Sequence[Any],
+        variables: Sequence[Any],
+        solver: DiffQCP | None = None,
+        gp: bool = False,
+        verbose: bool = False,
+        canon_backend: str | None = None,
+        solver_args: Mapping[str, Any] | None = None,
+    ):
+        """**Arguments:**
+
+        - `problem`: a CVXPY problem; DPP.
+        - `parameters`: all of its parameters, in the order of the call's arguments.
+        - `variables`: those to return: variables, and dual variables of constraints.
+        - `solver`: a [`diffqcp.integrations.cvxpylayers.DiffQCP`][].
+        - `gp`: whether the problem is a geometric program.
+        - `verbose`: whether the forward solver prints.
+        - `canon_backend`: CVXPY's backend for the canonicalisation.
+        - `solver_args`: options of the forward solver for all calls.
+
+        **Raises:** `TypeError` for another solver, `ValueError` if the problem is not DPP
+        or the parameters or variables are not its own.
+        """
+        self._backend = DiffQCP() if solver is None else solver
+        if not isinstance(self._backend, DiffQCP):
+            raise TypeError(f"solver: expected a DiffQCP, got {solver!r}")
+        self._solver_args = dict(solver_args or {}) | (
+            {"verbose": True} if verbose else {}
+        )
+        self.ctx = pa.parse_args(
+            problem,
+            list(variables),
+            list(parameters),
+            None,
+            gp=gp,
+            canon_backend=canon_backend,
+            custom_solver=self._backend,
+        )
+        self._backend.setup(self.ctx)
+        self._maps = _LayerMaps(self.ctx, self._backend.form(self.ctx.cone_dims))
+        self._last: Solution | None = None
+
+    def __call__(
+        self,
+        *params: ArrayLike,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool = False,
+    ) -> tuple[Array, ...]:
+        """Solves the problem.
+
+        **Arguments:**
+
+        - `params`: a value for each parameter, of its shape or with a batch axis first.
+            Values with and without one can be mixed.
+        - `solver_args`: options of the forward solver for this call.
+        - `warm_start`: whether to start from the solution of the last call with
+            `warm_start` outside of transformations, for forward solvers that can.
+
+        **Returns:**
+
+        The optimal values of the variables, with a batch axis if any parameter has one.
+
+        **Raises:** `ValueError` for a wrong number or shape of values, `RuntimeError` if
+        there is no solution.
+        """
+        with jax.numpy_dtype_promotion("standard"):
+            dtype = jnp.result_type(float, *params)
+        arrays = [jnp.asarray(value, dtype) for value in params]
+        batch = self.ctx.validate_params(arrays)
+        axes = tuple(0 if size else None for size in self.ctx.batch_sizes or ())
+        options = self._solver_args | dict(solver_args or {})
+        solver = self._backend.qcp_solver(self.ctx.cone_dims, options)
+        fits = self._last is not None and self._last[0].shape[:-1] == batch
+        start = self._last if warm_start and fits else None
+        values, solution = _solve(self._maps, solver, axes, arrays, start)
+        if warm_start and not isinstance(solution[0], Tracer):
+            self._last = solution
+        return values
+
+
+@eqx.filter_jit
+def _solve(
+    maps: "_LayerMaps",
+    solver: QCPSolver,
+    axes: tuple[int | None, ...],
+    params: list[Array],
+    start: Solution | None,
+) -> tuple[tuple[Array, ...], Solution]:
+    def solve(params, start):
+        found = solver(*maps.form.data(*maps.vectors(params)), start=start)
+        return maps.variables(found.x, found.y), (found.x, found.y, found.s)
+
+    if all(axis is None for axis in axes):
+        return solve(params, start)
+    starts = None if start is None else 0
+    return jax.vmap(solve, in_axes=(list(axes), starts))(params, start)
+
+
+class _LayerMaps(eqx.Module):
+    """From the values of parameters to those of variables, but for the solve."""
+
+    form: LayerForm
+    _P: "_AffineMap"
+    _q: "_AffineMap"
+    _A: "_AffineMap"
+    # For each parameter in CVXPY's order: its place among the arguments, whether its
+    # logarithm counts, and which of its entries do.
+    _columns: tuple[tuple[int, bool, StaticArray], ...] = eqx.field(static=True)
+    # For each variable: whether it is a dual one, which entries of the solution it is
+    # made of, and by what they are scaled.
+    _recovery: tuple[tuple[bool, StaticArray, StaticArray], ...] = eqx.field(static=True)
+    _gp: bool = eqx.field(static=True)
+
+    def __init__(self, context: Any, form: LayerForm):
+        self.form = form
+        width = context.q.shape[1]
+        reduced = (
+            context.reduced_P.reduced_mat,
+            context.q,
+            context.reduced_A.reduced_mat,
+        )
+        self._P, self._q, self._A = (_AffineMap(matrix, width) for matrix in reduced)
+        logs = context.gp_log_mask or (False,) * len(context.parameters)
+        order = np.argsort(context.user_order_to_col_order)
+        self._columns = tuple(
+            (
+                int(k),
+                logs[k],
+                _stored(context.parameters[k].shape, context.param_triu_indices[k]),
+            )
+            for k in order
+        )
+        self._recovery = tuple(_recovery(variable) for variable in context.var_recover)
+        self._gp = context.gp
+
+    def vectors(self, params: list[Array]) -> tuple[Array, Array, Array]:
+        """The vectors of stored values that `LayerForm.data` takes."""
+        parts = []
+        for place, log, index in self._columns:
+            part = params[place].ravel()[index.value]
+            parts.append(jnp.log(part) if log else part)
+        vector = jnp.concatenate([*parts, jnp.ones(1, params[0].dtype)])
+        return self._P.mv(vector), self._q.mv(vector), self._A.mv(vector)
+
+    def variables(
+        self, x: Float[Array, " n"], y: Float[Array, " m"]
+    ) -> tuple[Array, ...]:
+        """The values of the layer's variables."""
+        values = []
+        for dual, index, scale in self._recovery:
+            value = (y if dual else x)[index.value]
+            value = value * jnp.asarray(scale.value, value.dtype)
+            values.append(jnp.exp(value) if self._gp and not dual else value)
+        return tuple(values)
+
+
+class _AffineMap(eqx.Module):
+    """A constant sparse matrix, of the dtype of what it is applied to."""
+
+    _values: StaticArray = eqx.field(static=True)
+    _pattern: SparsityPattern
+
+    def __init__(self, matrix: Any, width: int):
+        stored: Any = sp.coo_array((0, width) if matrix is None else matrix)
+        self._values = StaticArray(stored.data)
+        rows, cols = stored.coords
+        self._pattern = SparsityPattern(rows, cols, stored.shape)
+
+    def mv(self, vector: Float[Array, " cols"]) -> Float[Array, " rows"]:
+        """`matrix @ vector`."""
+        values = jnp.asarray(self._values.value, vector.dtype)
+        return SparseMatrix(values, self._pattern).mv(vector)
+
+
+def _stored(shape: tuple[int, ...], triangle: Any) -> StaticArray:
+    """The entries of a flat array that are columns of CVXPY's: those of a triangle, or
+    all of them in Fortran's order.
+    """
+    places = np.arange(int(np.prod(shape))).reshape(shape)
+    return StaticArray(places.ravel(order="F") if triangle is None else places[triangle])
+
+
+def _recovery(variable: Any) -> tuple[bool, StaticArray, StaticArray]:
+    dual, shape = variable.source == "dual", variable.shape
+    span = variable.dual if dual else variable.primal
+    if variable.unpack_fn == "reshape":
+        places = np.arange(span.start, span.stop).reshape(shape, order="F")
+        return dual, StaticArray(places), StaticArray(np.ones(shape))
+    # The rows of a triangle are the columns of the other one: cvxpylayers has variables
+    # by rows of the upper triangle, and duals by columns of the lower one.
+    rows, cols = np.triu_indices(shape[0])
+    places = np.zeros(shape, int)
+    places[rows, cols] = places[cols, rows] = np.arange(span.start, span.stop)
+    scale = np.where(np.eye(shape[0], dtype=bool) | (not dual), 1, np.sqrt(0.5))
+    return dual, StaticArray(places), StaticArray(scale)

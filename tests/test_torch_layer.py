@@ -1,0 +1,163 @@
+"""The PyTorch layer of cvxpylayers with diffqcp inside."""
+
+import warnings
+
+import cvxpy as cp
+import numpy as np
+import pytest
+
+from diffqcp import InteriorPoint
+
+from .layers import direction, finite_difference, PROBLEMS, quadratic, solution
+
+
+torch = pytest.importorskip("torch")
+layers = pytest.importorskip("cvxpylayers.torch")
+
+from diffqcp.integrations.cvxpylayers import DiffQCP
+
+
+def make_layer(layer_problem, **options):
+    problem, parameters, variables, _, gp = layer_problem
+    solver = options.pop("solver", DiffQCP())
+    return layers.CvxpyLayer(
+        problem, parameters, variables, solver=solver, gp=gp, **options
+    )
+
+
+def tensors(values):
+    return [torch.tensor(np.asarray(v, float), requires_grad=True) for v in values]
+
+
+@pytest.mark.parametrize("make", PROBLEMS)
+def test_solution_and_gradient(make):
+    """<cotangents, finite difference> = <gradients, direction>."""
+    case = make()
+    layer, steps = make_layer(case), direction(case, 1)
+    rng = np.random.default_rng(2)
+    values = tensors(case.values)
+    found = layer(*values)
+    for got, want in zip(found, solution(case, case.values), strict=True):
+        np.testing.assert_allclose(got.detach(), want, rtol=0, atol=1e-8)
+    expected = finite_difference(case, steps)
+    cotangents = [torch.tensor(rng.normal(size=part.shape)) for part in expected]
+    total = sum((a * b).sum() for a, b in zip(found, cotangents, strict=True))
+    total.backward()
+    pulled = sum(
+        float((value.grad * torch.tensor(step)).sum())
+        for value, step in zip(values, steps, strict=True)
+    )
+    pushed = [np.vdot(a.numpy(), b) for a, b in zip(cotangents, expected, strict=True)]
+    assert abs(pulled - sum(pushed)) < 1e-6 * np.linalg.norm(pushed)
+
+
+def shrinkage(**options):
+    """x = p where it is positive, else 0: the solution of a projection."""
+    x, p = cp.Variable(3), cp.Parameter(3)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0])
+    return layers.CvxpyLayer(problem, [p], [x], solver=DiffQCP(**options))
+
+
+def test_gradcheck():
+    case = quadratic()
+    layer = make_layer(case)
+    a, weight, F, g = tensors(case.values)
+    options = {"eps": 1e-5, "atol": 1e-7, "rtol": 1e-6}
+    torch.autograd.gradcheck(lambda *p: layer(*p)[0], (a, weight, F, g), **options)
+    many = torch.stack([F.detach(), 2 * F.detach()]).requires_grad_()
+    torch.autograd.gradcheck(lambda F, g: layer(a, weight, F, g)[0], (many, g), **options)
+
+
+def test_batched_and_broadcast_parameters():
+    layer = shrinkage()
+    p = torch.tensor([[1.0, -2, 3], [-1, 2, 3]], dtype=torch.float64, requires_grad=True)
+    (x,) = layer(p)
+    (x**3).sum().backward()
+    clipped = p.detach().clamp(min=0)
+    np.testing.assert_allclose(x.detach(), clipped, atol=1e-9)
+    np.testing.assert_allclose(p.grad, 3 * clipped**2, atol=1e-8)
+
+
+def test_gradients_only_where_needed(monkeypatch):
+    layer = shrinkage()
+    p = torch.ones(3, dtype=torch.float64)
+    saved = []
+    inner = DiffQCP.solve_numpy_batch
+
+    def recorded(self, *arguments):
+        result = inner(self, *arguments)
+        saved.append(result[2])
+        return result
+
+    monkeypatch.setattr(DiffQCP, "solve_numpy_batch", recorded)
+    layer(p)
+    with torch.no_grad():
+        layer(p.requires_grad_())
+    layer(p)
+    assert saved[0] is None and saved[1] is None and saved[2] is not None
+
+
+def test_backward_twice():
+    layer = shrinkage()
+    p = torch.tensor([1.0, -2, 3], dtype=torch.float64, requires_grad=True)
+    loss = (layer(p)[0] ** 2).sum()
+    loss.backward(retain_graph=True)
+    once = p.grad.clone()
+    loss.backward()
+    np.testing.assert_allclose(p.grad, 2 * once)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+    loss = (layer(p)[0] ** 2).sum()
+    (gradient,) = torch.autograd.grad(loss, p, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_float32():
+    layer = shrinkage()
+    p = torch.tensor([1.0, -2, 3], dtype=torch.float32, requires_grad=True)
+    (layer(p)[0] ** 2).sum().backward()
+    assert p.grad.dtype == torch.float32
+    np.testing.assert_allclose(p.grad, [2, 0, 6], atol=1e-5)
+
+
+def test_training():
+    """Parameters of a module are learnt through the layer."""
+    layer = shrinkage()
+    target = torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimiser = torch.optim.SGD([p], lr=0.25)
+    for _ in range(20):
+        optimiser.zero_grad()
+        ((layer(p)[0] - target) ** 2).sum().backward()
+        optimiser.step()
+    np.testing.assert_allclose(layer(p)[0].detach(), target, atol=1e-4)
+
+
+def test_options():
+    p = torch.tensor([1.0, -2, 3], dtype=torch.float64)
+    layer = shrinkage(forward=InteriorPoint(), solve_method="jax-lu")
+    np.testing.assert_allclose(layer(p)[0], [1, 0, 3], atol=1e-9)
+    with pytest.raises(ValueError, match="solver_args: .*got \\['verbosity'\\]"):
+        layer(p, solver_args={"verbosity": 2})
+    with pytest.raises(RuntimeError, match="item 0 .* 'iteration limit'"):
+        shrinkage()(p, solver_args={"max_iter": 1})
+
+
+def test_no_solution():
+    x, p = cp.Variable(), cp.Parameter()
+    problem = cp.Problem(cp.Minimize(x**2), [x >= 1, x <= p])
+    values = torch.tensor([2.0, -1.0, 3.0], dtype=torch.float64, requires_grad=True)
+    layer = layers.CvxpyLayer(problem, [p], [x], solver=DiffQCP())
+    with pytest.raises(RuntimeError, match="item 1 of the batch .* 'infeasible'"):
+        layer(values)
+    layer = layers.CvxpyLayer(problem, [p], [x], solver=DiffQCP(throw=False))
+    (found,) = layer(values)
+    found.sum().backward()
+    np.testing.assert_allclose(found.detach(), [1, np.nan, 1], atol=1e-9)
+    np.testing.assert_allclose(values.grad, [0, np.nan, 0], atol=1e-9)
+
+
+def test_where_the_default_backend_is_wrong():
+    """A degenerate LP-like layer ... closed form."""
+    del warnings
