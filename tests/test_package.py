@@ -120,6 +120,8 @@ def test_optional_imports_are_in_one_file_each():
         text = path.read_text()
         if "import cvxpy" in text:
             assert path.name == "cvxpy.py", path
+        if "import scs" in text:
+            assert path.name == "scs.py", path
         for package in ("matplotlib", "sklearn", "rich"):
             if f"import {package}" in text or f"from {package}" in text:
                 assert path.name == "_demo.py", path

@@ -75,8 +75,8 @@ def solve_equality_qp(
 
     which is factorised once. With cotangents `gx`, `gy` and `K [w; u] = [gx; gy]` the
     gradients are `dP = -(w x' + x w') / 2`, `dc = -w`, `dA = -(y w' + u x')` and
-    `db = u`, from the same factorisation; `jax.vjp` and `jax.linearize` keep it for any number of
-    cotangents and tangents. All orders of derivatives exist.
+    `db = u`, from the same factorisation; `jax.vjp` and `jax.linearize` keep it for any
+    number of cotangents and tangents. All orders of derivatives exist.
 
     **Arguments:**
 
