@@ -131,6 +131,8 @@ def test_optional_imports_are_in_one_file_each():
         for package in ("spineax", "nvmath"):
             if f"import {package}" in text or f"from {package}" in text:
                 assert path.name == f"_{package}.py", path
+        if "import scs" in text:
+            assert path.name == "scs.py", path
         for package in ("matplotlib", "sklearn", "rich"):
             if f"import {package}" in text or f"from {package}" in text:
                 assert path.name == "_demo.py", path

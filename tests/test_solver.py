@@ -18,10 +18,10 @@ from diffqcp import (
     QCPStructureDense,
     Status,
 )
-from diffqcp.forward import HostProblem
 
 from .helpers import csr, entries
 from .reference import random_direction, random_problem
+from .test_forward import clarabel_function
 
 
 QP = {"z": 1, "l": 3}
@@ -167,15 +167,13 @@ def test_transformations_agree():
     np.testing.assert_allclose(nested[1], jax.vmap(x)(batch), atol=1e-12)
 
 
-def counting(problem):
-    """A forward solver that counts its calls, and one solution for all problems."""
+def counting():
+    """A forward solver that counts its calls."""
     calls = []
-    inner_solver = Clarabel()
 
     def function(P, A, q, b, dims):
         calls.append(q)
-        found = inner_solver.run(dims, HostProblem(P, A, q, b, None), {})
-        return found.x, found.y, found.s
+        return clarabel_function(P, A, q, b, dims)
 
     return Function(function), calls
 
@@ -183,7 +181,7 @@ def counting(problem):
 def test_one_forward_solve_a_call():
     """For the value, gradients, and second derivatives; and no retracing."""
     problem, _ = random_problem(QP, 3)
-    forward, calls = counting(problem)
+    forward, calls = counting()
     solver = dense_solver(problem, forward=forward)
     data = dense(problem)
     direction = dense(random_direction(problem, 1))

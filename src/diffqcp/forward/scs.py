@@ -42,7 +42,7 @@ class SCS(AbstractHostSolver):
         """Keeps the solver object while the matrices stay the same."""
         q, b = problem.q, problem.b
         matrices = np.concatenate([problem.P_data, problem.A_data])
-        if np.array_equal(workspace.get("matrices", np.empty(0)), matrices):
+        if workspace and np.array_equal(workspace["matrices"], matrices):
             workspace["solver"].update(b=b, c=q)
         else:
             data = {"P": problem.P, "A": problem.A, "b": b, "c": q}
