@@ -93,7 +93,7 @@ def test_history_and_company_do_not_matter():
         np.testing.assert_array_equal(status[[0, 2, 4, 5]], [bad, 0, bad, 0])
         for k in (2, 5):
             np.testing.assert_allclose(found.x[k], solution[0], atol=1e-10)
-        assert np.all(np.isnan(found.x[[0, 4]]))
+        assert np.all(np.isnan(np.asarray(found.x)[[0, 4]]))
 
 
 def test_statuses():
