@@ -2,10 +2,10 @@
 
     python -m benchmarks.layers [--problem NAME] [--steps 10]
 
-Each row is a problem with a solver: seconds for the first step, which makes the layer and
-compiles, the mean of the steps after it, and the error of the first step's gradient: the
-slope along a random direction, against fourth-order differences of solutions by SCS to a
-tolerance of 1e-11.
+Each row is a problem with a solver: seconds of the processor for the first step, which
+makes the layer and compiles, the mean of the steps after it, and the error of the first
+step's gradient: the slope along a random direction, against fourth-order differences of
+solutions by SCS to a tolerance of 1e-11.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from .timing import ONE_THREAD
 
 os.environ |= {k: v for k, v in ONE_THREAD.items() if k != "JAX_ENABLE_X64"}
 
-import cvxpy as cp  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from cvxpylayers.torch import CvxpyLayer  # noqa: E402
+import cvxpy as cp
+import numpy as np
+import torch
+from cvxpylayers.torch import CvxpyLayer
 
-from diffqcp.integrations.cvxpylayers import DiffQCP  # noqa: E402
+from diffqcp.integrations.cvxpylayers import DiffQCP
 
 
 class Task(NamedTuple):
@@ -127,7 +127,7 @@ def slope(task: Task, direction: np.ndarray, size: float = 1e-3) -> float:
 
 def train(task: Task, solver: Any, steps: int) -> tuple[float, float, torch.Tensor]:
     """Seconds of the first step, mean seconds of the others, and the first gradient."""
-    started = time.perf_counter()
+    started = time.process_time()
     layer = CvxpyLayer(task.problem, task.parameters, [task.variable], solver=solver)
     learnt = torch.nn.Parameter(torch.tensor(task.values[0]))
     optimiser = torch.optim.SGD([learnt], lr=task.rate)
@@ -139,7 +139,7 @@ def train(task: Task, solver: Any, steps: int) -> tuple[float, float, torch.Tens
             assert learnt.grad is not None
             first = learnt.grad.clone()
         optimiser.step()
-        times.append(time.perf_counter())
+        times.append(time.process_time())
     return times[1] - times[0], (times[-1] - times[1]) / steps, first
 
 

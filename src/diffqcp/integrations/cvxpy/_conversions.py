@@ -28,6 +28,6 @@ def cone_dims(dims: Any) -> dict[str, Any]:
 
 
 def pattern_matrix(places: np.ndarray, shape: tuple[int, int]) -> BCOO:
-    """A matrix whose values do not matter, from the rows and the columns of its entries."""
+    """A matrix of ones at the places given, each a row and a column."""
     indices = jnp.asarray(places.T, jnp.int32)
     return BCOO((jnp.ones(len(indices)), indices), shape=shape)
