@@ -6,7 +6,14 @@ import nox
 nox.options.sessions = ["lint", "types", "docs", "tests"]
 nox.options.default_venv_backend = "venv"
 
-TEST_PACKAGES = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20"]
+TEST_PACKAGES = [
+    *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20"),
+    "qpax>=0.1.4",  # the documentation compares with it
+]
+TORCH_TESTS = [
+    "tests/test_torch_layer.py",
+    "tests/test_docs.py::test_examples_run[docs/migration/from-cvxpylayers.md]",
+]
 # The oldest versions that pyproject.toml claims.
 LOWEST = [
     *("jax==0.10.0", "jaxlib==0.10.0", "equinox==0.13.7", "lineax==0.1.1"),
@@ -17,15 +24,17 @@ LOWEST = [
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests but those with PyTorch, on two processes; arguments go to pytest."""
-    session.install(".[cvxpy,cvxpylayers,demo]", *TEST_PACKAGES)
+    session.install(".[cvxpy,cvxpylayers,solvers,demo]", *TEST_PACKAGES)
     session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "worksteal"]))
 
 
 @nox.session
 def torch(session: nox.Session) -> None:
-    """The tests of the PyTorch layer. PyTorch is large: hence a session of its own."""
+    """The tests of the PyTorch layer and of its page in the documentation. PyTorch is
+    large: hence a session of its own.
+    """
     session.install(".[cvxpy,cvxpylayers]", "torch", *TEST_PACKAGES)
-    session.run("pytest", *(session.posargs or ["tests/test_torch_layer.py"]))
+    session.run("pytest", *(session.posargs or TORCH_TESTS))
 
 
 @nox.session
@@ -47,7 +56,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Type annotations, by pyright."""
-    session.install(".[cvxpy,cvxpylayers,demo]", "pyright[nodejs]==1.1.414")
+    session.install(".[cvxpy,cvxpylayers,solvers,demo]", "pyright[nodejs]==1.1.414")
     session.run("pyright")
 
 

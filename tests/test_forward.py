@@ -1,5 +1,8 @@
 """Forward solvers: solutions, gradients against differences, warm starts, batches."""
 
+import importlib
+import importlib.util
+
 import clarabel
 import jax
 import jax.numpy as jnp
@@ -29,6 +32,8 @@ def solvers(dims):
     scs = pytest.importorskip("diffqcp.forward.scs")
     qp = set(dims) <= {"z", "l"}
     options = {"clarabel": Clarabel(), "scs": scs.SCS()}
+    if importlib.util.find_spec("moreau"):
+        options["moreau"] = importlib.import_module("diffqcp.forward.moreau").Moreau()
     if qp:
         options |= {
             "interior point": InteriorPoint(),
@@ -43,7 +48,7 @@ def dense(problem):
 
 @pytest.mark.parametrize("dims", [{"z": 2, "l": 6}, ALL], ids=["qp", "all cones"])
 def test_gradients_through_every_forward_solver(dims):
-    """A JVP against differences of solutions found by other code; the issue is 1e-6."""
+    """A JVP against differences of solutions found by other code."""
     problem, solution = random_problem(dims, 1, order="lower")
     direction = random_direction(problem, 2)
     expected = differences(problem, solution, direction)
@@ -109,6 +114,8 @@ def test_statuses():
         found = diffqcp.solve(none, A[:1], jnp.ones(1), b[:1], {"l": 1}, **options)
         assert found.status == diffqcp.Status.UNBOUNDED, name
         assert np.isnan(found.y[0])
+        found = diffqcp.solve(one, A, jnp.ones(1), b * jnp.inf, {"l": 2}, **options)
+        assert found.status == diffqcp.Status.NOT_FINITE, name
     nothing = Function(lambda *data: None)
     found = diffqcp.solve(one, A, jnp.ones(1), -b, {"l": 2}, forward=nothing, throw=False)
     assert found.status == diffqcp.Status.NUMERICAL_TROUBLE

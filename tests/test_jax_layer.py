@@ -130,7 +130,10 @@ def infeasible_for_negative():
 def test_no_solution():
     layer = CvxpyLayer(*infeasible_for_negative())
     with pytest.raises(RuntimeError, match="infeasible"):
-        layer(jnp.array(-1.0))
+        jax.jit(layer)(jnp.array(-1.0))
+    with pytest.raises(RuntimeError) as error:  # without JAX's report around it
+        layer(jnp.array([2.0, -1.0]))
+    assert str(error.value).startswith("diffqcp: item 1 of the batch has no solution")
     layer = CvxpyLayer(*infeasible_for_negative(), solver=DiffQCP(throw=False))
 
     def loss(p):
@@ -149,6 +152,8 @@ def test_options_of_the_forward_solver():
     # A name of Clarabel's own.
     (x,) = layer(p, solver_args={"max_step_fraction": 0.9})
     np.testing.assert_allclose(x, [1, 0, 3], atol=1e-9)
+    with pytest.raises(ValueError, match="settings: Clarabel has none .* 'mode'"):
+        layer(p, solver_args={"mode": "lsqr"})  # an option of DIFFCP's
 
 
 STARTS = []
@@ -161,9 +166,9 @@ class Recorder(AbstractHostSolver):
     psd_order = "upper"
     own_duals = False
 
-    def run(self, dims, problem, workspace):
-        STARTS.append(problem.start)
-        return Clarabel().run(dims, problem, workspace)
+    def run(self, dims, problems, workspace):
+        STARTS.extend(problem.start for problem in problems)
+        return Clarabel().run(dims, problems, workspace)
 
 
 def test_warm_start():

@@ -17,13 +17,16 @@ import diffqcp
 
 ROOT = Path(diffqcp.__file__).parent
 # The demo needs its own extra, and runs when imported as a script; _ldl is compiled;
-# _spineax and _nvmath need a GPU; cvxpylayers takes recent releases of CVXPY only.
+# _spineax and _nvmath need a GPU. Two more are there if their packages are.
 LEFT_OUT = (".__main__", "._demo", "._ldl", "._spineax", "._nvmath")
 MODULES = [
     info.name
     for info in pkgutil.walk_packages(diffqcp.__path__, "diffqcp.")
     if not info.name.endswith(LEFT_OUT)
-    and (importlib.util.find_spec("cvxpylayers") or "cvxpylayers" not in info.name)
+    and all(
+        importlib.util.find_spec(package) or package not in info.name
+        for package in ("cvxpylayers", "moreau")
+    )
 ]
 PUBLIC = [name for name in MODULES if "._" not in name]
 

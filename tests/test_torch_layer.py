@@ -6,7 +6,14 @@ import pytest
 
 from diffqcp import InteriorPoint
 
-from .layers import direction, finite_difference, PROBLEMS, quadratic, solution
+from .layers import (
+    direction,
+    finite_difference,
+    LayerProblem,
+    PROBLEMS,
+    quadratic,
+    solution,
+)
 
 
 torch = pytest.importorskip("torch")
@@ -139,6 +146,39 @@ def test_options():
         layer(p, solver_args={"verbosity": 2})
     with pytest.raises(RuntimeError, match="item 0 .* 'iteration limit'"):
         shrinkage()(p, solver_args={"max_iter": 1})
+
+
+# What cvxpylayers does with diffcp, NumPy 2 deprecates.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_where_the_default_solver_is_wrong():
+    """A portfolio: finite differences agree with this gradient, not with LSQR's."""
+    rng = np.random.default_rng(0)
+    x, q, F = cp.Variable(30), cp.Parameter(30), rng.normal(size=(30, 30))
+    objective = cp.Minimize(cp.sum_squares(F @ x) + q @ x)
+    problem = cp.Problem(objective, [cp.sum(x) == 1, x >= 0])
+    case = LayerProblem(problem, [q], [x], [rng.normal(size=30)])
+    steps, weights = direction(case, 1), torch.as_tensor(rng.normal(size=30))
+    expected = finite_difference(case, steps)[0] @ weights.numpy()
+    errors = []
+    for solver in (DiffQCP(), None):
+        layer = layers.CvxpyLayer(problem, [q], [x], solver=solver)
+        (value,) = tensors(case.values)
+        (layer(value)[0] @ weights).backward()
+        errors.append(abs(value.grad.numpy() @ steps[0] / expected - 1))
+    assert errors[0] < 1e-6 and errors[1] > 1e-2
+
+
+def test_smoothing():
+    """The vertex of an LP: minimise p x over [0, 1]. The central path has
+    p = mu / x - mu / (1 - x), which near x = 1 is a slope of -mu / p^2.
+    """
+    x, p = cp.Variable(), cp.Parameter()
+    problem = cp.Problem(cp.Minimize(p * x), [x >= 0, x <= 1])
+    for mu, slope in ((0.0, 0.0), (1e-4, -1e-4 / 4)):
+        layer = layers.CvxpyLayer(problem, [p], [x], solver=DiffQCP(smoothing=mu))
+        value = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
+        layer(value)[0].backward()
+        np.testing.assert_allclose(value.grad, slope, rtol=1e-3, atol=1e-12)
 
 
 def test_no_solution():

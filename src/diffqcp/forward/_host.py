@@ -64,15 +64,19 @@ class AbstractHostSolver(AbstractForwardSolver):
 
     @abc.abstractmethod
     def run(
-        self, dims: dict[str, Any], problem: HostProblem, workspace: dict[str, Any]
-    ) -> Found:
-        """Solves one problem.
+        self,
+        dims: dict[str, Any],
+        problems: list[HostProblem],
+        workspace: dict[str, Any],
+    ) -> list[Found]:
+        """Solves problems, one thread's share of a batch.
 
         **Arguments:**
 
-        - `dims`: the cones in the order z, l, q, s, ep, ed, p. Unless `own_duals`, there
-            are no dual cones: no `ed`, no negative `p`.
-        - `problem`: data, all of them finite.
+        - `dims`: the cones in the order z, l, q, s, ep, ed, p, with second-order ones of
+            order two and more only, and no empty ones. Unless `own_duals`, there are no
+            dual cones: no `ed`, no negative `p`.
+        - `problems`: at least one, with data that are finite.
         - `workspace`: a dictionary of this method's own, empty at first. It is handed in
             again for later problems of the same structure, by one thread at a time.
         """
@@ -183,19 +187,23 @@ class _Family:
     def _solve_items(
         self, arrays: list[np.ndarray], places: list[tuple[int, ...]]
     ) -> list[Found]:
-        run = self.solver.run  # equinox takes its time to bind a method
-
-        def solve(P, A, q, b, *start) -> Found:
+        found = [failed(self.n, self.m, Status.NOT_FINITE)] * len(places)
+        finite, problems = [], []
+        for k, place in enumerate(places):
+            P, A, q, b, *start = (part[place] for part in arrays)
             if not all(np.isfinite(part).all() for part in (P, A, q, b)):
-                return failed(self.n, self.m, Status.NOT_FINITE)
+                continue
             first = None
             if start and all(np.isfinite(part).all() for part in start):
                 first = (start[0], start[1], start[2])
-            problem = HostProblem(P, A, q, b, first, self.patterns)
-            return run(self.dims, problem, workspace)
-
-        with self._workspace() as workspace:
-            return [solve(*(part[place] for part in arrays)) for place in places]
+            finite.append(k)
+            problems.append(HostProblem(P, A, q, b, first, self.patterns))
+        if problems:
+            with self._workspace() as workspace:
+                solved = self.solver.run(self.dims, problems, workspace)
+            for k, item in zip(finite, solved, strict=True):
+                found[k] = item
+        return found
 
 
 def _along(matrix: Any, vectors: np.ndarray) -> np.ndarray:
@@ -246,14 +254,24 @@ def _solver_rows(
     """The cones as a solver takes them, and the matrix `T` with `T s` in them for each
     `s` in `K`, with its inverse.
 
+    Second-order cones of order one are nonnegative rays, and those of order zero nothing.
     Where a solver has no dual cones, `(u, v, w)` is in the dual exponential cone exactly
     if `(u - v, -u, w)` is in the exponential cone, and in the dual power cone exactly if
     `(u / alpha, v / (1 - alpha), w)` is in the power cone.
     """
     dims = structure.dims
-    blocks: list[Any] = [_eye(dims["z"] + dims["l"] + sum(dims["q"]))]
+    sizes = np.asarray(dims["q"], int)
+    # Those of order one go before the other ones.
+    group = np.repeat(np.where(sizes == 1, 1, 2), sizes)
+    group = np.concatenate([np.zeros(dims["z"] + dims["l"], int), group])
+    blocks: list[Any] = [_eye(group.size)[np.argsort(group, stable=True)]]
     for size in dims["s"]:
         blocks.append(_reorder(size, structure.psd_order or psd_order, psd_order))
+    dims = dims | {
+        "l": dims["l"] + int(np.sum(sizes == 1)),
+        "q": [int(size) for size in sizes if size > 1],
+        "s": [size for size in dims["s"] if size],
+    }
     blocks.append(_eye(3 * dims["ep"]))
     flip = np.array([[1.0, -1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     blocks += [_eye(3) if own_duals else sp.csr_array(flip)] * dims["ed"]

@@ -29,6 +29,8 @@ class Clarabel(AbstractHostSolver):
     - `threads`: how many problems of a batch are solved at a time. By default as many as
         there are cores.
     - `settings`: further settings of Clarabel, as pairs of a name and a value.
+
+    **Raises:** `ValueError` for a setting that Clarabel does not have.
     """
 
     tol: float = 1e-10
@@ -40,23 +42,41 @@ class Clarabel(AbstractHostSolver):
     psd_order: ClassVar[PSDOrder] = "upper"
     own_duals: ClassVar[bool] = False
 
+    def __check_init__(self):
+        known = clarabel.DefaultSettings()
+        unknown = [name for name, _ in self.settings if not hasattr(known, name)]
+        if unknown:
+            raise ValueError(f"settings: Clarabel has none of the name {unknown[0]!r}")
+
     def run(
-        self, dims: dict[str, Any], problem: HostProblem, workspace: dict[str, Any]
-    ) -> Found:
-        """Updates the solver object and solves; a problem that fails so is tried again
-        with an object of its own, whose scaling is not that of other values.
-        """
-        q, b = problem.q, problem.b
-        if "solver" in workspace:
-            workspace["solver"].update(P=problem.P_data, q=q, A=problem.A_data, b=b)
-            found = _found(workspace["solver"].solve(), problem)
-            if found.status in _FINAL:
-                return found
-        settings = _settings(self)
-        workspace["solver"] = clarabel.DefaultSolver(
-            problem.P, q, problem.A, b, _cones(dims), settings
-        )
-        return _found(workspace["solver"].solve(), problem)
+        self,
+        dims: dict[str, Any],
+        problems: list[HostProblem],
+        workspace: dict[str, Any],
+    ) -> list[Found]:
+        """Updates the solver object and solves, one after the other."""
+        return [_run(self, dims, problem, workspace) for problem in problems]
+
+
+def _run(
+    options: Clarabel,
+    dims: dict[str, Any],
+    problem: HostProblem,
+    workspace: dict[str, Any],
+) -> Found:
+    """One problem. If it fails with the solver object of others, it is tried again with
+    an object of its own, whose scaling is not that of other values.
+    """
+    q, b = problem.q, problem.b
+    if "solver" in workspace:
+        workspace["solver"].update(P=problem.P_data, q=q, A=problem.A_data, b=b)
+        found = _found(workspace["solver"].solve(), problem)
+        if found.status in _FINAL:
+            return found
+    workspace["solver"] = clarabel.DefaultSolver(
+        problem.P, q, problem.A, b, _cones(dims), _settings(options)
+    )
+    return _found(workspace["solver"].solve(), problem)
 
 
 _STATUSES = {
@@ -98,11 +118,8 @@ def _cones(dims: dict[str, Any]) -> list[Any]:
     cones = [clarabel.ZeroConeT(dims["z"])] if dims["z"] else []
     if dims["l"]:
         cones.append(clarabel.NonnegativeConeT(dims["l"]))
-    for size in dims["q"]:
-        # In one dimension it is the nonnegative ray.
-        kind = clarabel.SecondOrderConeT if size > 1 else clarabel.NonnegativeConeT
-        cones += [kind(size)] if size else []
-    cones += [clarabel.PSDTriangleConeT(size) for size in dims["s"] if size]
+    cones += [clarabel.SecondOrderConeT(size) for size in dims["q"]]
+    cones += [clarabel.PSDTriangleConeT(size) for size in dims["s"]]
     cones += [clarabel.ExponentialConeT() for _ in range(dims["ep"])]
     cones += [clarabel.PowerConeT(alpha) for alpha in dims["p"]]
     return cones

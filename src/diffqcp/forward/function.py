@@ -27,18 +27,27 @@ class Function(AbstractHostSolver):
     own_duals: ClassVar[bool] = True
 
     def run(
-        self, dims: dict[str, Any], problem: HostProblem, workspace: dict[str, Any]
-    ) -> Found:
-        """Calls the function."""
+        self,
+        dims: dict[str, Any],
+        problems: list[HostProblem],
+        workspace: dict[str, Any],
+    ) -> list[Found]:
+        """Calls the function for each."""
         del workspace
-        q, b = problem.q, problem.b
-        solution = self.function(problem.P, problem.A, q, b, dims)
-        if solution is None:
-            return failed(q.size, b.size, Status.NUMERICAL_TROUBLE)
-        x, y, s = (np.asarray(part, np.float64) for part in solution)
-        for name, part, size in (("x", x, q.size), ("y", y, b.size), ("s", s, b.size)):
-            if part.shape != (size,):
-                raise ValueError(
-                    f"function: expected {name} of shape {(size,)}, got {part.shape}"
-                )
-        return Found(x, y, s, np.asarray(int(Status.SOLVED)), np.asarray(0))
+        return [_run(self.function, dims, problem) for problem in problems]
+
+
+def _run(
+    function: Callable[..., Any], dims: dict[str, Any], problem: HostProblem
+) -> Found:
+    q, b = problem.q, problem.b
+    solution = function(problem.P, problem.A, q, b, dims)
+    if solution is None:
+        return failed(q.size, b.size, Status.NUMERICAL_TROUBLE)
+    x, y, s = (np.asarray(part, np.float64) for part in solution)
+    for name, part, size in (("x", x, q.size), ("y", y, b.size), ("s", s, b.size)):
+        if part.shape != (size,):
+            raise ValueError(
+                f"function: expected {name} of shape {(size,)}, got {part.shape}"
+            )
+    return Found(x, y, s, np.asarray(int(Status.SOLVED)), np.asarray(0))

@@ -78,6 +78,8 @@ class InteriorPoint(AbstractForwardSolver):
 
         state = lax.while_loop(unfinished, body, _first(problem))
         x, y, z, s, status, count, _ = state
+        finite = jnp.all(jnp.isfinite(jnp.concatenate(data)))
+        status = jnp.where(finite, status, jnp.int32(Status.NOT_FINITE))
         zero = jnp.zeros_like(y)
         return Found(
             x, jnp.concatenate([y, z]), jnp.concatenate([zero, s]), status, count

@@ -37,34 +37,42 @@ class SCS(AbstractHostSolver):
     own_duals: ClassVar[bool] = True
 
     def run(
-        self, dims: dict[str, Any], problem: HostProblem, workspace: dict[str, Any]
-    ) -> Found:
+        self,
+        dims: dict[str, Any],
+        problems: list[HostProblem],
+        workspace: dict[str, Any],
+    ) -> list[Found]:
         """Keeps the solver object while the matrices stay the same."""
-        q, b = problem.q, problem.b
-        matrices = np.concatenate([problem.P_data, problem.A_data])
-        if workspace and np.array_equal(workspace["matrices"], matrices):
-            workspace["solver"].update(b=b, c=q)
-        else:
-            data = {"P": problem.P, "A": problem.A, "b": b, "c": q}
-            options = {"eps_abs": self.tol, "eps_rel": self.tol, "verbose": False}
-            options |= {"max_iters": self.max_iter, **dict(self.settings)}
-            cone = {key: value for key, value in dims.items() if np.size(value)}
-            cone["q"] = [size for size in dims["q"] if size]
-            workspace["solver"] = scs.SCS(data, cone, **options)
-            workspace["matrices"] = matrices
-        if problem.start is None:
-            found = workspace["solver"].solve(warm_start=False)
-        else:
-            x, y, s = problem.start
-            found = workspace["solver"].solve(warm_start=True, x=x, y=y, s=s)
-        code, steps = found["info"]["status_val"], found["info"]["iter"]
-        status = _STATUSES.get(code, Status.NUMERICAL_TROUBLE)
-        if status != Status.SOLVED:
-            return failed(q.size, b.size, status, steps)
-        return Found(
-            *(found["x"], found["y"], found["s"]),
-            *(np.asarray(int(status)), np.asarray(steps)),
-        )
+        return [_run(self, dims, problem, workspace) for problem in problems]
+
+
+def _run(
+    options: SCS, dims: dict[str, Any], problem: HostProblem, workspace: dict[str, Any]
+) -> Found:
+    q, b = problem.q, problem.b
+    matrices = np.concatenate([problem.P_data, problem.A_data])
+    if workspace and np.array_equal(workspace["matrices"], matrices):
+        workspace["solver"].update(b=b, c=q)
+    else:
+        data = {"P": problem.P, "A": problem.A, "b": b, "c": q}
+        settings = {"eps_abs": options.tol, "eps_rel": options.tol, "verbose": False}
+        settings |= {"max_iters": options.max_iter, **dict(options.settings)}
+        cone = {key: value for key, value in dims.items() if np.size(value)}
+        workspace["solver"] = scs.SCS(data, cone, **settings)
+        workspace["matrices"] = matrices
+    if problem.start is None:
+        found = workspace["solver"].solve(warm_start=False)
+    else:
+        x, y, s = problem.start
+        found = workspace["solver"].solve(warm_start=True, x=x, y=y, s=s)
+    code, steps = found["info"]["status_val"], found["info"]["iter"]
+    status = _STATUSES.get(code, Status.NUMERICAL_TROUBLE)
+    if status != Status.SOLVED:
+        return failed(q.size, b.size, status, steps)
+    return Found(
+        *(found["x"], found["y"], found["s"]),
+        *(np.asarray(int(status)), np.asarray(steps)),
+    )
 
 
 # "Inaccurate" ones have reached the limit of iterations.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from cvxpylayers.interfaces.base import SolverInterface
+from jaxtyping import ScalarLike
 
 from ...forward import AbstractForwardSolver, Clarabel, Status
 from ...solver import QCPSolver
@@ -32,7 +33,7 @@ class DiffQCP(SolverInterface):
     - `forward`: the forward solver; [`diffqcp.Clarabel`][] by default. Its options can be
         given for a call as `solver_args`; names that it does not have are further
         `settings`, as in `solver_args={"max_iter": 50, "verbose": True}`.
-    - `solve_method`, `solver`, `polish`: as for [`diffqcp.QCPSolver`][].
+    - `solve_method`, `solver`, `polish`, `smoothing`: as for [`diffqcp.QCPSolver`][].
     - `throw`: whether a problem without solution raises a `RuntimeError` with the status
         and the place in the batch. If False, its solution and gradient are NaN, and those
         of the rest of the batch are right.
@@ -54,6 +55,7 @@ class DiffQCP(SolverInterface):
         solve_method: str = "auto",
         solver: lx.AbstractLinearSolver | None = None,
         polish: bool | int = True,
+        smoothing: ScalarLike = 0.0,
         throw: bool = True,
         warm_start: bool = False,
     ):
@@ -61,8 +63,8 @@ class DiffQCP(SolverInterface):
         if not isinstance(self._forward, AbstractForwardSolver):
             raise TypeError(f"forward: expected a forward solver, got {forward!r}")
         self._options = {"solve_method": solve_method, "solver": solver, "polish": polish}
-        self._options["throw"] = throw
-        self._warm_start = warm_start
+        self._options["smoothing"] = smoothing
+        self.throw, self._warm_start = throw, warm_start
         # By cvxpylayers' cone dimensions, of which each layer has its own, so that layers
         # may share this object.
         self._layers: WeakKeyDictionary[Any, _Layer] = WeakKeyDictionary()
@@ -72,13 +74,16 @@ class DiffQCP(SolverInterface):
         with jax.enable_x64(True):
             self._layers[ctx.cone_dims] = _Layer(LayerForm(ctx))
 
-    def qcp_solver(self, dims: Any, solver_args: Mapping[str, Any]) -> QCPSolver:
+    def qcp_solver(
+        self, dims: Any, solver_args: Mapping[str, Any], throw: bool | None = None
+    ) -> QCPSolver:
         """The solver of the problems of a layer.
 
         **Arguments:**
 
         - `dims`: the layer's cone dimensions.
         - `solver_args`: options of the forward solver.
+        - `throw`: instead of this object's.
 
         **Raises:** `ValueError` for an option that the forward solver does not have.
         """
@@ -95,7 +100,8 @@ class DiffQCP(SolverInterface):
             options["settings"] = (*earlier, *sorted(others.items()))
         forward = dataclasses.replace(self._forward, **options)
         structure = self.form(dims).structure
-        return QCPSolver(structure, forward=forward, **self._options)
+        throw = self.throw if throw is None else throw
+        return QCPSolver(structure, forward=forward, throw=throw, **self._options)
 
     def form(self, dims: Any) -> LayerForm:
         """The canonical form of a layer with these cone dimensions."""
@@ -118,7 +124,7 @@ class DiffQCP(SolverInterface):
         with jax.enable_x64(True):
             values = _float64(P), _float64(q), _float64(A)
             found = solve_on_host(solver, layer.form, values, start)
-        if solver.throw:
+        if self.throw:
             check(found.status)
         if self._warm_start:
             layer.last = found.solution

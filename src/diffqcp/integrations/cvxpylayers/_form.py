@@ -162,10 +162,12 @@ def differentiate_batch(
         x, y, s = solution
         qcp = HostQCP(P, A, q, b, x, y, s, form.structure)
         dx, dy = gradients
-        # The forward pass has polished the solution.
-        linear = solver.frozen_solver.thaw()
         found = qcp.vjp(
-            dx, dy, jnp.zeros_like(dy), solver=linear, polish=False, throw=False
+            *(dx, dy, jnp.zeros_like(dy)),
+            solver=solver.frozen_solver.thaw(),
+            polish=False,  # the forward pass has done that
+            smoothing=0.0 if solver.smoothing is None else solver.smoothing,
+            throw=False,
         )
         return form.cotangents(*found)
 

@@ -16,8 +16,8 @@ from ..._static import StaticArray
 from ...derivative import Solution
 from ...solver import QCPSolver
 from ...sparsity import SparseMatrix, SparsityPattern
-from ._backend import DiffQCP
-from ._form import LayerForm
+from ._backend import check, DiffQCP
+from ._form import LayerForm, LayerSolution
 
 
 class CvxpyLayer:
@@ -102,12 +102,17 @@ class CvxpyLayer:
         batch = self.ctx.validate_params(arrays)
         axes = tuple(0 if size else None for size in self.ctx.batch_sizes or ())
         options = self._solver_args | dict(solver_args or {})
-        solver = self._backend.qcp_solver(self.ctx.cone_dims, options)
+        # Outside of transformations the status is looked at here, for a plain error.
+        plain = not any(isinstance(array, Tracer) for array in arrays)
+        throw = False if plain else None
+        solver = self._backend.qcp_solver(self.ctx.cone_dims, options, throw)
         fits = self._last is not None and self._last[0].shape[:-1] == batch
         start = self._last if warm_start and fits else None
-        values, solution = _solve(self._maps, solver, axes, arrays, start)
-        if warm_start and not isinstance(solution[0], Tracer):
-            self._last = solution
+        values, found = _solve(self._maps, solver, axes, arrays, start)
+        if plain and self._backend.throw:
+            check(found.status)
+        if plain and warm_start:
+            self._last = found.solution
         return values
 
 
@@ -118,10 +123,11 @@ def _solve(
     axes: tuple[int | None, ...],
     params: list[Array],
     start: Solution | None,
-) -> tuple[tuple[Array, ...], Solution]:
+) -> tuple[tuple[Array, ...], LayerSolution]:
     def solve(params, start):
         found = solver(*maps.form.data(*maps.vectors(params)), start=start)
-        return maps.variables(found.x, found.y), (found.x, found.y, found.s)
+        solution = (found.x, found.y, found.s)
+        return maps.variables(found.x, found.y), LayerSolution(solution, found.status)
 
     if all(axis is None for axis in axes):
         return solve(params, start)
