@@ -144,6 +144,17 @@ def _inverse(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
     return lax.fori_loop(0, d, sweep, matrix) if d else matrix
 
 
+def _gram(G: Float[Array, "k n"], weights: Float[Array, " k"]) -> Float[Array, "n n"]:
+    """`G' diag(weights) G`."""
+    if G.shape[0] > _MOST_SWEEPS:
+        return jnp.matmul(G.T * weights[None, :], G, precision="highest")
+    # Likewise one pass over a batch.
+    total = jnp.zeros((G.shape[1],) * 2, G.dtype)
+    for row, weight in zip(G, weights, strict=True):
+        total += (weight * row)[:, None] * row[None, :]
+    return total
+
+
 _MOST_SWEEPS = 12
 
 
@@ -153,7 +164,7 @@ def _factorise(problem: _Problem, weights: Float[Array, " k"]) -> Callable:
     their errors and for the shift.
     """
     P, E, G = problem.P, problem.E, problem.G
-    H = P + jnp.matmul(G.T * weights[None, :], G, precision="highest")
+    H = P + _gram(G, weights)
     shift = problem.shift * jnp.eye(H.shape[0], dtype=H.dtype)
     H_inverse = _inverse(H + shift)
     schur = jnp.matmul(E, jnp.matmul(H_inverse, E.T, precision="highest"))
