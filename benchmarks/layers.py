@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from cvxpylayers.torch import CvxpyLayer
 
+from diffqcp.forward.moreau import Moreau
 from diffqcp.integrations.cvxpylayers import DiffQCP
 
 
@@ -100,6 +101,7 @@ TASKS = {
 }
 SOLVERS: dict[str, Callable[[], Any]] = {
     "diffqcp": DiffQCP,
+    "diffqcp, solved by Moreau": lambda: DiffQCP(Moreau(device="cpu")),
     "DIFFCP (default)": lambda: "DIFFCP",
     "MOREAU": lambda: "MOREAU",
 }

@@ -156,6 +156,16 @@ def test_options_of_the_forward_solver():
         layer(p, solver_args={"mode": "lsqr"})  # an option of DIFFCP's
 
 
+def test_smoothing():
+    """minimise p x over [0, 1]: close to x = 1 the central path has dx/dp = -mu / p^2."""
+    x, p = cp.Variable(), cp.Parameter()
+    problem = cp.Problem(cp.Minimize(p * x), [x >= 0, x <= 1])
+    layer = CvxpyLayer(problem, [p], [x], solver=DiffQCP(smoothing=1e-4))
+    slope = jax.grad(lambda p: layer(p)[0])
+    for compiled in (jax.jit(slope), slope):  # the first one leaves nothing traced behind
+        assert compiled(jnp.array(-2.0)) == pytest.approx(-1e-4 / 4, rel=1e-3)
+
+
 STARTS = []
 
 

@@ -163,47 +163,45 @@ class _Family:
         batch = np.broadcast_shapes(*(part.shape[:-1] for part in arrays))
         # Views, so that what all items share is not copied for each.
         views = [np.broadcast_to(part, (*batch, part.shape[-1])) for part in arrays]
-        places = list(np.ndindex(*batch))
-        count = max(1, min(self.solver.threads or _cores(), len(places)))
-        size = -(-len(places) // count)
+        places = [tuple(place) for place in np.argwhere(_finite(arrays[:4], batch))]
+        starts = _finite(arrays[4:], batch) & (start is not None)
+
+        def solve_items(places: list[tuple[int, ...]]) -> list[Found]:
+            problems = []
+            for place in places:
+                P, A, q, b, *first = (part[place] for part in views)
+                first = (first[0], first[1], first[2]) if starts[place] else None
+                problems.append(HostProblem(P, A, q, b, first, self.patterns))
+            with self._workspace() as workspace:
+                return self.solver.run(self.dims, problems, workspace)
+
+        count = min(self.solver.threads or _cores(), len(places))
+        size = -(-len(places) // max(count, 1))
         chunks = [places[k * size : (k + 1) * size] for k in range(count)]
         if count == 1:
-            found = [self._solve_items(views, places)]
+            found = [solve_items(places)]
         else:
-            tasks = [_pool().submit(self._solve_items, views, part) for part in chunks]
+            tasks = [_pool().submit(solve_items, part) for part in chunks]
             found = [task.result() for task in tasks]
-        items = [item for part in found for item in part]
 
-        def stacked(k: int, *shape: int) -> np.ndarray:
-            return np.reshape([item[k] for item in items], (*batch, *shape))
-
-        x, y, s = stacked(0, self.n), stacked(1, self.m), stacked(2, self.m)
+        x, y, s = (np.full((*batch, size), np.nan) for size in (self.n, self.m, self.m))
+        status = np.full(batch, Status.NOT_FINITE, np.int32)
+        iterations = np.zeros(batch, np.int32)
+        items = (item for part in found for item in part)
+        for place, item in zip(places, items, strict=True):
+            x[place], y[place], s[place] = item.x, item.y, item.s
+            status[place], iterations[place] = item.status, item.iterations
         y, s = _along(self.rows.T, y), _along(self.rows_inverse, s)
-        return Found(
-            *(part.astype(dtype) for part in (x, y, s)),
-            *(stacked(k).astype(np.int32) for k in (3, 4)),
-        )
+        x, y, s = (part.astype(dtype) for part in (x, y, s))
+        return Found(x, y, s, status, iterations)
 
-    def _solve_items(
-        self, arrays: list[np.ndarray], places: list[tuple[int, ...]]
-    ) -> list[Found]:
-        found = [failed(self.n, self.m, Status.NOT_FINITE)] * len(places)
-        finite, problems = [], []
-        for k, place in enumerate(places):
-            P, A, q, b, *start = (part[place] for part in arrays)
-            if not all(np.isfinite(part).all() for part in (P, A, q, b)):
-                continue
-            first = None
-            if start and all(np.isfinite(part).all() for part in start):
-                first = (start[0], start[1], start[2])
-            finite.append(k)
-            problems.append(HostProblem(P, A, q, b, first, self.patterns))
-        if problems:
-            with self._workspace() as workspace:
-                solved = self.solver.run(self.dims, problems, workspace)
-            for k, item in zip(finite, solved, strict=True):
-                found[k] = item
-        return found
+
+def _finite(arrays: list[np.ndarray], batch: tuple[int, ...]) -> np.ndarray:
+    """Which items of a batch are finite in all of the arrays."""
+    finite = np.ones(batch, bool)
+    for part in arrays:
+        finite &= np.isfinite(part).all(axis=-1)
+    return finite
 
 
 def _along(matrix: Any, vectors: np.ndarray) -> np.ndarray:

@@ -15,10 +15,11 @@ moreau: Any = _moreau  # it has no type information
 
 
 class Moreau(AbstractHostSolver):
-    """Moreau, an interior-point method for batches, on CPUs and NVIDIA GPUs.
+    """Moreau, for batches, on CPUs and NVIDIA GPUs.
 
-    (PyPI `moreau`.) A batch is solved by one call of its compiled solver, which is made
-    once for a structure and a size of the batch. Its derivatives are not used.
+    (PyPI `moreau`.) It chooses between an active-set method for small QPs and an
+    interior-point one. A batch is solved by one call of its compiled solver, which is
+    made once for a structure and a size of the batch. Its derivatives are not used.
 
     **Arguments:**
 
@@ -57,28 +58,47 @@ class Moreau(AbstractHostSolver):
         problems: list[HostProblem],
         workspace: dict[str, Any],
     ) -> list[Found]:
-        """One call of the compiled solver for all of them."""
-        if workspace.get("batch_size") != len(problems):
-            workspace |= _compiled(self, dims, problems)
-        solver, P_order, A_order = (workspace[key] for key in ("solver", "P", "A"))
-        solver.setup(
-            np.array([problem.P_data[P_order] for problem in problems]),
-            np.array([problem.A_data[A_order] for problem in problems]),
+        """One call of a compiled solver for all of them, and one of the interior-point
+        method for those that fail so: the active-set method cycles now and then.
+        """
+        found = _run(self, "auto", dims, problems, workspace.setdefault("auto", {}))
+        failures = [k for k, item in enumerate(found) if item.status not in _FINAL]
+        if failures:
+            again = [problems[k] for k in failures]
+            again = _run(self, "ipm", dims, again, workspace.setdefault("ipm", {}))
+            for k, item in zip(failures, again, strict=True):
+                found[k] = item
+        return found
+
+
+def _run(
+    options: Moreau,
+    method: str,
+    dims: dict[str, Any],
+    problems: list[HostProblem],
+    workspace: dict[str, Any],
+) -> list[Found]:
+    if workspace.get("batch_size") != len(problems):
+        workspace |= _compiled(options, method, dims, problems)
+    solver, P_order, A_order = (workspace[key] for key in ("solver", "P", "A"))
+    solver.setup(
+        np.array([problem.P_data[P_order] for problem in problems]),
+        np.array([problem.A_data[A_order] for problem in problems]),
+    )
+    found = solver.solve(
+        np.array([problem.q for problem in problems]),
+        np.array([problem.b for problem in problems]),
+    )
+    statuses = [_STATUSES.get(status.name) for status in solver.info.status]
+    steps = np.broadcast_to(solver.info.iterations, len(problems))
+    return [
+        Found(x, y, s, np.asarray(int(status)), np.asarray(count))
+        if status == Status.SOLVED
+        else failed(x.size, y.size, status or Status.NUMERICAL_TROUBLE, int(count))
+        for x, y, s, status, count in zip(
+            found.x, found.z, found.s, statuses, steps, strict=True
         )
-        found = solver.solve(
-            np.array([problem.q for problem in problems]),
-            np.array([problem.b for problem in problems]),
-        )
-        statuses = [_STATUSES.get(status.name) for status in solver.info.status]
-        steps = np.broadcast_to(solver.info.iterations, len(problems))
-        return [
-            Found(x, y, s, np.asarray(int(status)), np.asarray(count))
-            if status == Status.SOLVED
-            else failed(x.size, y.size, status or Status.NUMERICAL_TROUBLE, int(count))
-            for x, y, s, status, count in zip(
-                found.x, found.z, found.s, statuses, steps, strict=True
-            )
-        ]
+    ]
 
 
 _STATUSES = {
@@ -91,10 +111,11 @@ _STATUSES = {
     "MaxIterations": Status.ITERATION_LIMIT,
     "MaxTime": Status.ITERATION_LIMIT,
 }
+_FINAL = (Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED)
 
 
 def _compiled(
-    options: Moreau, dims: dict[str, Any], problems: list[HostProblem]
+    options: Moreau, method: str, dims: dict[str, Any], problems: list[HostProblem]
 ) -> dict[str, Any]:
     """A solver for so many problems, and the places of its matrices' entries, by rows
     and with both triangles of `P`, among those of the problems.
@@ -106,7 +127,7 @@ def _compiled(
     ]
     upper, A = matrices
     P: Any = sp.csr_array(upper + sp.triu(upper, 1).T)
-    method = moreau.IPMSettings(
+    tolerances = moreau.IPMSettings(
         tol_gap_abs=options.tol,
         tol_gap_rel=options.tol,
         tol_feas=options.tol,
@@ -116,11 +137,11 @@ def _compiled(
         **dict(options.settings),
     )
     settings = moreau.Settings(
-        solver="ipm",
+        solver=method,
         device=options.device,
         batch_size=len(problems),
         max_iter=options.max_iter,
-        ipm_settings=method,
+        ipm_settings=tolerances,
     )
     cones = moreau.Cones(
         num_zero_cones=dims["z"],

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import jax
-import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from cvxpylayers.interfaces.base import SolverInterface
@@ -87,6 +86,18 @@ class DiffQCP(SolverInterface):
 
         **Raises:** `ValueError` for an option that the forward solver does not have.
         """
+        throw = self.throw if throw is None else throw
+        key = (throw, *sorted(solver_args.items()))
+        layer = self._layers[dims]
+        if key not in layer.solvers:
+            forward = self._forward_solver(solver_args)
+            with jax.ensure_compile_time_eval():  # it outlives the transformation
+                layer.solvers[key] = QCPSolver(
+                    layer.form.structure, forward=forward, throw=throw, **self._options
+                )
+        return layer.solvers[key]
+
+    def _forward_solver(self, solver_args: Mapping[str, Any]) -> AbstractForwardSolver:
         fields = {field.name for field in dataclasses.fields(self._forward)}
         options = {name: solver_args[name] for name in fields & solver_args.keys()}
         others = {name: solver_args[name] for name in solver_args.keys() - fields}
@@ -98,10 +109,7 @@ class DiffQCP(SolverInterface):
                 )
             earlier = options.get("settings", getattr(self._forward, "settings", ()))
             options["settings"] = (*earlier, *sorted(others.items()))
-        forward = dataclasses.replace(self._forward, **options)
-        structure = self.form(dims).structure
-        throw = self.throw if throw is None else throw
-        return QCPSolver(structure, forward=forward, throw=throw, **self._options)
+        return dataclasses.replace(self._forward, **options)
 
     def form(self, dims: Any) -> LayerForm:
         """The canonical form of a layer with these cone dimensions."""
@@ -178,7 +186,12 @@ class DiffQCP(SolverInterface):
 
 @dataclasses.dataclass
 class _Layer:
+    """What is kept of a layer: its form, the solvers made so far by their options, and
+    the last solution.
+    """
+
     form: LayerForm
+    solvers: dict[Any, QCPSolver] = dataclasses.field(default_factory=dict)
     last: Any = None
 
 
@@ -190,7 +203,7 @@ class _Saved(NamedTuple):
 
 
 def _float64(array: Any) -> Any:
-    return None if array is None else jnp.asarray(array, jnp.float64)
+    return None if array is None else np.asarray(array, np.float64)
 
 
 def _from_torch(tensor: Any) -> Any:
