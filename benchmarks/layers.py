@@ -102,6 +102,7 @@ TASKS = {
 SOLVERS: dict[str, Callable[[], Any]] = {
     "diffqcp": DiffQCP,
     "diffqcp, solved by Moreau": lambda: DiffQCP(Moreau(device="cpu")),
+    "diffqcp, by active sets": lambda: DiffQCP(Moreau(method="active_set", device="cpu")),
     "DIFFCP (default)": lambda: "DIFFCP",
     "MOREAU": lambda: "MOREAU",
 }

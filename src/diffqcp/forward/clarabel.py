@@ -20,9 +20,10 @@ class Clarabel(AbstractHostSolver):
 
     **Arguments:**
 
-    - `tol`: the tolerance of residuals and duality gap, absolute and relative. Tighter
-        than Clarabel's own 1e-8, which costs an iteration or two: errors of the solution
-        are errors of the derivative.
+    - `tol`: the tolerance of residuals and duality gap, absolute and relative. By default
+        Clarabel's own, from which polishing reaches rounding errors. Without polishing
+        errors of the solution are errors of the derivative: take 1e-10 or less, which
+        costs an iteration or two.
     - `accept`: if rounding errors end the solve before `tol` is reached, a solution with
         this tolerance counts as solved.
     - `max_iter`: the most iterations.
@@ -33,7 +34,7 @@ class Clarabel(AbstractHostSolver):
     **Raises:** `ValueError` for a setting that Clarabel does not have.
     """
 
-    tol: float = 1e-10
+    tol: float = 1e-8
     accept: float = 1e-7
     max_iter: int = 200
     threads: int | None = None

@@ -17,28 +17,31 @@ moreau: Any = _moreau  # it has no type information
 class Moreau(AbstractHostSolver):
     """Moreau, for batches, on CPUs and NVIDIA GPUs.
 
-    (PyPI `moreau`.) It chooses between an active-set method for small QPs and an
-    interior-point one. A batch is solved by one call of its compiled solver, which is
-    made once for a structure and a size of the batch. Its derivatives are not used.
+    (PyPI `moreau`.) A batch is solved by one call of its compiled solver, which is made
+    once for a structure and a size of the batch. Its derivatives are not used.
 
     **Arguments:**
 
-    - `tol`: the tolerance of residuals and duality gap, absolute and relative.
+    - `tol`: the tolerance of residuals and duality gap, absolute and relative; see
+        [`diffqcp.Clarabel`][].
     - `accept`: if rounding errors end the solve before `tol` is reached, a solution with
         this tolerance counts as solved.
     - `max_iter`: the most iterations.
+    - `method`: `"ipm"`, an interior-point method, or `"active_set"`, which is faster for
+        small QPs on the CPU, but can miss that a problem is unbounded, or fail.
     - `device`: `"cpu"`, `"cuda"` or `"auto"`.
     - `threads`: into how many parts a batch is divided. One by default, since the
         compiled solver has threads of its own.
     - `settings`: further settings of its interior-point method (`moreau.IPMSettings`),
         as pairs of a name and a value.
 
-    **Raises:** `ValueError` for a setting that it does not have.
+    **Raises:** `ValueError` for a method or a setting that it does not have.
     """
 
-    tol: float = 1e-10
+    tol: float = 1e-8
     accept: float = 1e-7
     max_iter: int = 200
+    method: str = "ipm"
     device: str = "auto"
     threads: int | None = 1
     settings: tuple[tuple[str, Any], ...] = ()
@@ -47,6 +50,10 @@ class Moreau(AbstractHostSolver):
     own_duals: ClassVar[bool] = False
 
     def __check_init__(self):
+        if self.method not in ("ipm", "active_set"):
+            raise ValueError(
+                f"method: expected 'ipm' or 'active_set', got {self.method!r}"
+            )
         known = moreau.IPMSettings.model_fields
         unknown = [name for name, _ in self.settings if name not in known]
         if unknown:
@@ -58,47 +65,28 @@ class Moreau(AbstractHostSolver):
         problems: list[HostProblem],
         workspace: dict[str, Any],
     ) -> list[Found]:
-        """One call of a compiled solver for all of them, and one of the interior-point
-        method for those that fail so: the active-set method cycles now and then.
-        """
-        found = _run(self, "auto", dims, problems, workspace.setdefault("auto", {}))
-        failures = [k for k, item in enumerate(found) if item.status not in _FINAL]
-        if failures:
-            again = [problems[k] for k in failures]
-            again = _run(self, "ipm", dims, again, workspace.setdefault("ipm", {}))
-            for k, item in zip(failures, again, strict=True):
-                found[k] = item
-        return found
-
-
-def _run(
-    options: Moreau,
-    method: str,
-    dims: dict[str, Any],
-    problems: list[HostProblem],
-    workspace: dict[str, Any],
-) -> list[Found]:
-    if workspace.get("batch_size") != len(problems):
-        workspace |= _compiled(options, method, dims, problems)
-    solver, P_order, A_order = (workspace[key] for key in ("solver", "P", "A"))
-    solver.setup(
-        np.array([problem.P_data[P_order] for problem in problems]),
-        np.array([problem.A_data[A_order] for problem in problems]),
-    )
-    found = solver.solve(
-        np.array([problem.q for problem in problems]),
-        np.array([problem.b for problem in problems]),
-    )
-    statuses = [_STATUSES.get(status.name) for status in solver.info.status]
-    steps = np.broadcast_to(solver.info.iterations, len(problems))
-    return [
-        Found(x, y, s, np.asarray(int(status)), np.asarray(count))
-        if status == Status.SOLVED
-        else failed(x.size, y.size, status or Status.NUMERICAL_TROUBLE, int(count))
-        for x, y, s, status, count in zip(
-            found.x, found.z, found.s, statuses, steps, strict=True
+        """One call of the compiled solver for all of them."""
+        if workspace.get("batch_size") != len(problems):
+            workspace |= _compiled(self, dims, problems)
+        solver, P_order, A_order = (workspace[key] for key in ("solver", "P", "A"))
+        solver.setup(
+            np.array([problem.P_data[P_order] for problem in problems]),
+            np.array([problem.A_data[A_order] for problem in problems]),
         )
-    ]
+        found = solver.solve(
+            np.array([problem.q for problem in problems]),
+            np.array([problem.b for problem in problems]),
+        )
+        statuses = [_STATUSES.get(status.name) for status in solver.info.status]
+        steps = np.broadcast_to(solver.info.iterations, len(problems))
+        return [
+            Found(x, y, s, np.asarray(int(status)), np.asarray(count))
+            if status == Status.SOLVED
+            else failed(x.size, y.size, status or Status.NUMERICAL_TROUBLE, int(count))
+            for x, y, s, status, count in zip(
+                found.x, found.z, found.s, statuses, steps, strict=True
+            )
+        ]
 
 
 _STATUSES = {
@@ -111,11 +99,10 @@ _STATUSES = {
     "MaxIterations": Status.ITERATION_LIMIT,
     "MaxTime": Status.ITERATION_LIMIT,
 }
-_FINAL = (Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED)
 
 
 def _compiled(
-    options: Moreau, method: str, dims: dict[str, Any], problems: list[HostProblem]
+    options: Moreau, dims: dict[str, Any], problems: list[HostProblem]
 ) -> dict[str, Any]:
     """A solver for so many problems, and the places of its matrices' entries, by rows
     and with both triangles of `P`, among those of the problems.
@@ -137,7 +124,7 @@ def _compiled(
         **dict(options.settings),
     )
     settings = moreau.Settings(
-        solver=method,
+        solver=options.method,
         device=options.device,
         batch_size=len(problems),
         max_iter=options.max_iter,
