@@ -51,8 +51,15 @@ class Refinement {
     bool small = false;
     for (Index k = 0; k < n_; ++k) small = small || !(inverse_[k] * shift_[k] < 1e-6);
     if (!small) return {false, 0, 0};
-    std::vector<double> probe = random(), left, next(n_);
-    for (Index k = 0; k < n_; ++k) probe[k] *= std::sqrt(std::abs(shift_[k]));
+    std::vector<double> probe(n_), left, next(n_);
+    uint64_t state = 0x9E3779B97F4A7C15;
+    for (Index k = 0; k < n_; ++k) {
+      state ^= state << 13;  // Marsaglia's xorshift
+      state ^= state >> 7;
+      state ^= state << 17;
+      const double uniform = static_cast<double>(state >> 11) * 0x1p-53;
+      probe[k] = std::sqrt(12 * std::abs(shift_[k])) * (uniform - 0.5);
+    }
     left = probe;
     contract(left);
     const double size = norm(kResidual, left);
@@ -66,19 +73,6 @@ class Refinement {
     contract(next);
     for (Index k = 0; k < n_; ++k) next[k] -= left[k];
     return {true, norm(kResidual, next) / size, error};
-  }
-
-  // The error that a solution for a random right-hand side ends with, by its own estimate
-  // or by the residual.
-  double trial(bool singular, const Tolerances& tolerances) const {
-    std::vector<double> r = random(), z, Kz(n_);
-    for (Index k = 0; k < n_; ++k) r[k] *= std::sqrt(std::abs(shift_[k]));
-    Outcome outcome;
-    refine<1>(singular, tolerances, r, z, &outcome);
-    factorisation_.multiply<1>(values_, z.data(), Kz.data());
-    for (Index k = 0; k < n_; ++k) Kz[k] -= r[k];
-    const double residual = norm(kResidual, Kz) / norm(kResidual, r);
-    return residual < outcome.error ? outcome.error : residual;
   }
 
   // Overwrites C interleaved right-hand sides by the solutions. Only a single one may be
@@ -99,19 +93,6 @@ class Refinement {
   }
 
  private:
-  // Numbers with mean zero and variance one; always the same.
-  std::vector<double> random() const {
-    std::vector<double> numbers(n_);
-    uint64_t state = 0x9E3779B97F4A7C15;
-    for (double& number : numbers) {
-      state ^= state << 13;  // Marsaglia's xorshift
-      state ^= state >> 7;
-      state ^= state << 17;
-      number = std::sqrt(12.0) * (static_cast<double>(state >> 11) * 0x1p-53 - 0.5);
-    }
-    return numbers;
-  }
-
   // Iteration (1). Of a singular K, `r` becomes its part in the range.
   template <int C>
   void refine(bool singular, const Tolerances& tolerances, std::vector<double>& r,
@@ -218,55 +199,28 @@ class Refinement {
 // Factorises K + E. `shift` is the one to start from, and becomes the one taken: if K
 // seems singular, a larger one if the factors are not accurate; a smaller one if they are,
 // but (2) is not close to a projection, as then some eigenvalues of K are not much larger
-// than E. If that does not settle it, K has eigenvalues of all sizes, and the shift is the
-// one of a wide range with which (1) converges. Returns whether K is singular.
+// than E. Returns whether K is singular.
 inline bool factorise_with_shift(const Factorisation& factorisation,
                                  const double* values, bool adapt, double* panels,
                                  double* inverse, double* shift) {
   constexpr double step = 16, clear = 1e-6, accurate = 1e-5, tolerable = 1e-4;
-  constexpr int attempts = 4, widest = 6;
-  const Refinement refinement(factorisation, values, panels, inverse, shift);
-  int position = 0;  // the shift is the first one times step^position
-  const auto attempt = [&](int next) {
-    const double factor = std::pow(step, next - position);
+  constexpr int attempts = 4;
+  const auto attempt = [&](double factor) {
     for (Index k = 0; k < factorisation.order(); ++k) shift[k] *= factor;
-    position = next;
     factorisation.factorise(values, shift, panels, inverse);
-    return refinement.rank();
+    return Refinement(factorisation, values, panels, inverse, shift).rank();
   };
-  const auto settled = [&](const Refinement::Rank& rank) {
-    return !rank.singular || (rank.error < accurate && !(rank.doubt > clear));
-  };
-  Refinement::Rank rank = attempt(0);
-  if (!adapt || settled(rank)) return rank.singular;
+  Refinement::Rank rank = attempt(1);
+  if (!adapt || !rank.singular) return rank.singular;
   if (!(rank.error < accurate)) {
-    for (int k = 1; k < attempts && !(rank.error < accurate); ++k) rank = attempt(k);
-  } else {
-    for (int k = 1; k < attempts && !settled(rank); ++k) {
-      rank = attempt(-k);
-      if (rank.singular && !(rank.error < tolerable)) {
-        rank = attempt(1 - k);
-        break;
-      }
-    }
+    for (int k = 1; k < attempts && !(rank.error < accurate); ++k) rank = attempt(step);
+    return true;
   }
-  if (settled(rank)) return rank.singular;
-
-  constexpr Tolerances tolerances{1e-10, 1e-16, 20};
-  const int middle = position;
-  double least = refinement.trial(rank.singular, tolerances);
-  int best = position;
-  for (int k = 1; k <= widest && !(least < accurate); ++k) {
-    for (const int next : {middle - k, middle + k}) {
-      const bool singular = attempt(next).singular;
-      const double error = refinement.trial(singular, tolerances);
-      if (error < least || std::isnan(least)) {
-        least = error;
-        best = next;
-      }
-    }
+  for (int k = 1; k < attempts && rank.singular && rank.doubt > clear; ++k) {
+    rank = attempt(1 / step);
+    if (rank.singular && !(rank.error < tolerable)) return attempt(step).singular;
   }
-  return (best == position ? refinement.rank() : attempt(best)).singular;
+  return rank.singular;
 }
 
 }  // namespace diffqcp
