@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from cvxpylayers.torch import CvxpyLayer
 
-from diffqcp.forward.moreau import Moreau
+from diffqcp import Clarabel
 from diffqcp.integrations.cvxpylayers import DiffQCP
 
 
@@ -101,8 +101,8 @@ TASKS = {
 }
 SOLVERS: dict[str, Callable[[], Any]] = {
     "diffqcp": DiffQCP,
-    "diffqcp, solved by Moreau": lambda: DiffQCP(Moreau(device="cpu")),
-    "diffqcp, by active sets": lambda: DiffQCP(Moreau(method="active_set", device="cpu")),
+    "diffqcp, no warm starts": lambda: DiffQCP(warm_start=False),
+    "diffqcp, solved by Clarabel": lambda: DiffQCP(Clarabel()),
     "DIFFCP (default)": lambda: "DIFFCP",
     "MOREAU": lambda: "MOREAU",
 }

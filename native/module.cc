@@ -160,7 +160,7 @@ struct Factor {
 };
 
 ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Numbers values, Numbers shift,
-                     bool adapt, ffi::Result<Words> words, ffi::Result<Flags> singular) {
+                     bool adapt, bool well_posed, ffi::Result<Words> words, ffi::Result<Flags> singular) {
   if (!real(values) || !real(shift))
     return ffi::Error::InvalidArgument("values and shift must be real");
   const Pattern K(plan.typed_data());
@@ -172,7 +172,7 @@ ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Numbers values, Numbers sh
     const Values entries(values, value_of(item), K.entries);
     read(shift, shift_of(item), K.n, K.pivots, factor.shift);
     singular->typed_data()[item] = diffqcp::factorise_with_shift(
-        Factorisation(K, gemm), entries.data(), adapt, factor.panels,
+        Factorisation(K, gemm), entries.data(), adapt, well_posed, factor.panels,
         factor.inverse, factor.shift);
   });
   return ffi::Error::Success();
@@ -199,7 +199,7 @@ void grouped(ffi::ThreadPool& pool, int64_t count, bool shared, const Body& body
 
 ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
                  Flags singular, Numbers vector, double tolerance, double floor,
-                 int32_t max_steps, ffi::Result<ffi::AnyBuffer> solution,
+                 int32_t max_steps, bool well_posed, ffi::Result<ffi::AnyBuffer> solution,
                  ffi::Result<Errors> error, ffi::Result<Counts> steps) {
   if (!real(values) || !real(vector))
     return ffi::Error::InvalidArgument("values and vector must be real");
@@ -223,7 +223,7 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
                                 factor.inverse, factor.shift);
     Outcome outcome[C];
     refinement.solve<C>(singular.typed_data()[singular_of(item)],
-                        {tolerance, floor, max_steps}, r, outcome);
+                        {tolerance, floor, max_steps, well_posed}, r, outcome);
     for (int c = 0; c < C; ++c) {
       write(r, c, C, K.pivots, *solution, (item + c) * K.n, K.n);
       error->typed_data()[item + c] = static_cast<float>(outcome[c].error);
@@ -240,6 +240,7 @@ XLA_FFI_DEFINE_HANDLER(kFactorise, factorise,
                            .Arg<Numbers>()
                            .Arg<Numbers>()
                            .Attr<bool>("adapt")
+                           .Attr<bool>("well_posed")
                            .Ret<Words>()
                            .Ret<Flags>());
 XLA_FFI_DEFINE_HANDLER(kSolve, solve,
@@ -253,6 +254,7 @@ XLA_FFI_DEFINE_HANDLER(kSolve, solve,
                            .Attr<double>("tolerance")
                            .Attr<double>("floor")
                            .Attr<int32_t>("max_steps")
+                           .Attr<bool>("well_posed")
                            .Ret<ffi::AnyBuffer>()
                            .Ret<Errors>()
                            .Ret<Counts>());

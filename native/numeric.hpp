@@ -101,6 +101,7 @@ class Factorisation {
   Factorisation(const Pattern& pattern, Gemm* gemm) : K(pattern), gemm_(gemm) {}
 
   Index order() const { return K.n; }
+  Index entries() const { return K.entries; }
 
   // K + diag(shift) = L diag(d) L'. `panels` gets L, by supernodes, with ones not stored;
   // `inverse` gets 1 / d.

@@ -3,6 +3,7 @@
 // call. Vectors are in the order of the pivots.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -24,6 +25,7 @@ struct Outcome {
 struct Tolerances {
   double tolerance, floor;
   int32_t max_steps;
+  bool well_posed;
 };
 
 constexpr double kNotConverged = 1e-8;
@@ -80,10 +82,17 @@ class Refinement {
   template <int C>
   void solve(bool singular, const Tolerances& tolerances, std::vector<double>& r,
              Outcome* outcome) const {
+    if (n_ > 0 && std::isnan(inverse_[0])) {
+      const double nan = inverse_[0];
+      std::fill(r.begin(), r.end(), nan);
+      std::fill(outcome, outcome + C, Outcome{nan, 0});
+      return;
+    }
     std::vector<double> z;
     refine<C>(singular, tolerances, r, z, outcome);
     for (int c = 0; c < C; ++c) {
-      if (singular || !(outcome[c].error > kNotConverged)) continue;
+      if (singular || tolerances.well_posed || !(outcome[c].error > kNotConverged))
+        continue;
       std::vector<double> single(n_), again;
       for (Index k = 0; k < n_; ++k) single[k] = r[static_cast<size_t>(k) * C + c];
       refine<1>(true, tolerances, single, again, &outcome[c]);
@@ -97,7 +106,8 @@ class Refinement {
   template <int C>
   void refine(bool singular, const Tolerances& tolerances, std::vector<double>& r,
               std::vector<double>& z, Outcome* outcome) const {
-    const auto [tolerance, floor, max_steps] = tolerances;
+    const auto [tolerance, floor, max_steps, well_posed] = tolerances;
+    const double slowest = well_posed ? 0.5 : 1;
     const auto range_part = [&](std::vector<double>& vector, Units units) {
       if (singular) subtract_null_part(vector, units, tolerances);
     };
@@ -137,7 +147,7 @@ class Refinement {
         outcome[c].error = length[c] / (whole > 0 ? whole : 1) * tail;
         ++outcome[c].steps;
         last[c] = length[c];
-        active[c] = outcome[c].error > tolerance && ratio < 1 &&
+        active[c] = outcome[c].error > tolerance && ratio < slowest &&
                     outcome[c].steps < max_steps;
         any = any || active[c];
       }
@@ -199,10 +209,20 @@ class Refinement {
 // Factorises K + E. `shift` is the one to start from, and becomes the one taken: if K
 // seems singular, a larger one if the factors are not accurate; a smaller one if they are,
 // but (2) is not close to a projection, as then some eigenvalues of K are not much larger
-// than E. Returns whether K is singular.
+// than E. Returns whether K is singular. If it is known not to be, nothing of this. If K
+// is not finite, nothing is computed: `inverse` is NaN, and solutions will be.
 inline bool factorise_with_shift(const Factorisation& factorisation,
-                                 const double* values, bool adapt, double* panels,
-                                 double* inverse, double* shift) {
+                                 const double* values, bool adapt, bool well_posed,
+                                 double* panels, double* inverse, double* shift) {
+  const double* end = values + factorisation.entries();
+  if (!std::all_of(values, end, [](double value) { return std::isfinite(value); })) {
+    std::fill_n(inverse, factorisation.order(), std::numeric_limits<double>::quiet_NaN());
+    return false;
+  }
+  if (well_posed) {
+    factorisation.factorise(values, shift, panels, inverse);
+    return false;
+  }
   constexpr double step = 16, clear = 1e-6, accurate = 1e-5, tolerable = 1e-4;
   constexpr int attempts = 4;
   const auto attempt = [&](double factor) {

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 import diffqcp
-from diffqcp import Clarabel, Function, InteriorPoint, QCPSolver, QCPStructureDense
+from diffqcp import (
+    Clarabel,
+    Function,
+    InteriorPoint,
+    Newton,
+    QCPSolver,
+    QCPStructureDense,
+)
 
 from .reference import differences, random_direction, random_problem
 
@@ -31,7 +38,7 @@ def solvers(dims):
     """Those that take the cones, with how accurate the gradient has to be."""
     scs = pytest.importorskip("diffqcp.forward.scs")
     qp = set(dims) <= {"z", "l"}
-    options = {"clarabel": Clarabel(), "scs": scs.SCS()}
+    options = {"clarabel": Clarabel(), "scs": scs.SCS(), "newton": Newton()}
     if importlib.util.find_spec("moreau"):
         options["moreau"] = importlib.import_module("diffqcp.forward.moreau").Moreau()
     if qp:

@@ -58,11 +58,11 @@ def test_solution_and_derivatives(make):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-7 * size)
 
 
-def shrinkage():
+def shrinkage(forward=None):
     """x = p where it is positive, else 0: the solution of a projection."""
     x, p = cp.Variable(3), cp.Parameter(3)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0])
-    return CvxpyLayer(problem, [p], [x])
+    return CvxpyLayer(problem, [p], [x], solver=DiffQCP(forward))
 
 
 def test_transformations():
@@ -147,9 +147,15 @@ def test_no_solution():
 
 
 def test_options_of_the_forward_solver():
-    layer, p = shrinkage(), jnp.array([1.0, -2.0, 3.0])
+    layer, p = shrinkage(Clarabel()), jnp.array([1.0, -2.0, 3.0])
     with pytest.raises(RuntimeError, match="iteration limit"):
         layer(p, solver_args={"max_iter": 1})
+    # Of Newton's method, and of the solver that it calls if it gets nowhere.
+    newton = shrinkage()
+    with pytest.raises(RuntimeError, match="iteration limit"):
+        newton(p, solver_args={"max_iter": 1, "max_steps": 0})
+    (x,) = newton(p, solver_args={"max_iter": 1})
+    np.testing.assert_allclose(x, [1, 0, 3], atol=1e-9)
     # A name of Clarabel's own.
     (x,) = layer(p, solver_args={"max_step_fraction": 0.9})
     np.testing.assert_allclose(x, [1, 0, 3], atol=1e-9)
@@ -178,7 +184,7 @@ class Recorder(AbstractHostSolver):
     own_duals = False
 
     def run(self, dims, problems, workspace):
-        STARTS.extend(problem.start for problem in problems)
+        STARTS.append(problems.start)
         return Clarabel().run(dims, problems, workspace)
 
 
@@ -193,8 +199,8 @@ def test_warm_start():
     first, second, *batch = STARTS
     assert first is None
     place = layer.ctx.var_recover[0].primal
-    np.testing.assert_allclose(second[0][place], np.ones(3), atol=1e-9)
-    assert batch == [None, None]  # the last solution was no batch
+    np.testing.assert_allclose(second[0][0, place], np.ones(3), atol=1e-9)
+    assert set(batch) == {None}  # the last solution was no batch
 
 
 def test_one_backend_for_several_layers():

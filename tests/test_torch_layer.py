@@ -4,7 +4,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
-from diffqcp import InteriorPoint
+from diffqcp import Clarabel, InteriorPoint
 
 from .layers import (
     direction,
@@ -145,7 +145,21 @@ def test_options():
     with pytest.raises(ValueError, match="solver_args: .*got \\['verbosity'\\]"):
         layer(p, solver_args={"verbosity": 2})
     with pytest.raises(RuntimeError, match="item 0 .* 'iteration limit'"):
-        shrinkage()(p, solver_args={"max_iter": 1})
+        shrinkage(forward=Clarabel())(p, solver_args={"max_iter": 1})
+
+
+def test_warm_start():
+    """Without a step, Newton's method finds what it starts from."""
+    p = torch.tensor([1.0, -2, 3], dtype=torch.float64)
+    nothing = {"max_steps": 0, "max_iter": 1}
+    warm, cold = shrinkage(), shrinkage(warm_start=False)
+    for layer in (warm, cold):
+        layer(p)
+    np.testing.assert_allclose(warm(p, solver_args=nothing)[0], [1, 0, 3], atol=1e-9)
+    with pytest.raises(RuntimeError, match="iteration limit"):
+        cold(p, solver_args=nothing)
+    with pytest.raises(RuntimeError, match="iteration limit"):
+        warm(torch.stack([p, p]), solver_args=nothing)  # another size of the batch
 
 
 # What cvxpylayers does with diffcp, NumPy 2 deprecates.

@@ -15,6 +15,7 @@ from .forward import (
     Clarabel as Clarabel,
     Function as Function,
     InteriorPoint as InteriorPoint,
+    Newton as Newton,
     Status as Status,
 )
 from .linear_solve import (

@@ -1,9 +1,16 @@
 from ._base import (
+    AbstractBatchSolver as AbstractBatchSolver,
     AbstractForwardSolver as AbstractForwardSolver,
     Found as Found,
+    Start as Start,
     Status as Status,
 )
-from ._host import AbstractHostSolver as AbstractHostSolver, HostProblem as HostProblem
+from ._host import (
+    AbstractHostSolver as AbstractHostSolver,
+    HostBatch as HostBatch,
+    HostProblem as HostProblem,
+)
 from .clarabel import Clarabel as Clarabel
 from .function import Function as Function
 from .interior_point import InteriorPoint as InteriorPoint
+from .newton import Newton as Newton

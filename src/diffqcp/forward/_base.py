@@ -1,10 +1,11 @@
 import abc
 import enum
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 from ..derivative import Data, Solution
 from ..structure import AbstractQCPStructure
@@ -44,7 +45,15 @@ class Found(NamedTuple):
     iterations: Integer[Array | np.ndarray, ""]
 
 
-Start: TypeAlias = Solution | None
+class Start(NamedTuple):
+    """A point to start from.
+
+    - `solution`: `(x, y, s)`.
+    - `exact`: whether that is the solution already, and there is nothing to do.
+    """
+
+    solution: Solution
+    exact: Bool[Array | np.ndarray, ""]
 
 
 class AbstractForwardSolver(eqx.Module):
@@ -55,7 +64,9 @@ class AbstractForwardSolver(eqx.Module):
     """
 
     @abc.abstractmethod
-    def solve(self, structure: AbstractQCPStructure, data: Data, start: Start) -> Found:
+    def solve(
+        self, structure: AbstractQCPStructure, data: Data, start: Start | None
+    ) -> Found:
         """The solution for one problem, as a JAX computation.
 
         It runs under `jax.jit` and `jax.vmap`. It is never differentiated.
@@ -65,7 +76,25 @@ class AbstractForwardSolver(eqx.Module):
         - `structure`: sizes, patterns, cones.
         - `data`: the stored values of `P`, those of `A`, `q` and `b`. Only the symmetric
             part of `P` counts.
-        - `start`: `(x, y, s)` to start from, or None. A solver may ignore it.
+        - `start`: where to start, or None. A solver may ignore it.
 
         **Raises:** `ValueError` if it cannot take such problems.
+        """
+
+
+class AbstractBatchSolver(AbstractForwardSolver):
+    """A forward solver that can be called outside of JAX's transformations too."""
+
+    @abc.abstractmethod
+    def solve_batch(
+        self, structure: AbstractQCPStructure, data: Sequence[Any], start: Start | None
+    ) -> Found:
+        """The solutions for a batch of problems, in NumPy.
+
+        **Arguments:**
+
+        - `structure`, `data`, `start`: as for `solve`, with one more axis first, that of
+            the batch.
+
+        **Returns:** vectors of NaN for items that are not solved.
         """

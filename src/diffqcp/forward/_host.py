@@ -1,10 +1,11 @@
 """Solvers that run on the host, outside XLA."""
 
 import abc
+import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import scipy.sparse as sp
 from ..cones.psd import PSDOrder, triangle
 from ..derivative import Data
 from ..structure import AbstractQCPStructure
-from ._base import AbstractForwardSolver, Found, Start, Status
+from ._base import AbstractBatchSolver, Found, Start, Status
 
 
 class HostProblem(NamedTuple):
@@ -48,7 +49,36 @@ class HostProblem(NamedTuple):
         return self.patterns[1].matrix(self.A_data)
 
 
-class AbstractHostSolver(AbstractForwardSolver):
+@dataclasses.dataclass(frozen=True)
+class HostBatch:
+    """Problems of one structure, at least one, with data that are finite: the fields of
+    [`diffqcp.forward.HostProblem`][] with an axis for the problems first. A start that is
+    not finite is none.
+    """
+
+    P_data: np.ndarray
+    A_data: np.ndarray
+    q: np.ndarray
+    b: np.ndarray
+    start: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    patterns: "tuple[_Gather, _Gather]"
+
+    def each(self, solve: Callable[[HostProblem], Found]) -> Found:
+        """What `solve` finds, for one problem after the other."""
+        found = []
+        for k in range(len(self.q)):
+            P_data, A_data, q, b = (
+                part[k] for part in (self.P_data, self.A_data, self.q, self.b)
+            )
+            start = None
+            if self.start is not None:
+                x, y, s = (part[k] for part in self.start)
+                start = (x, y, s) if _finite([x, y, s], ()) else None
+            found.append(solve(HostProblem(P_data, A_data, q, b, start, self.patterns)))
+        return Found(*(np.stack(parts) for parts in zip(*found, strict=True)))
+
+
+class AbstractHostSolver(AbstractBatchSolver):
     """A solver outside XLA, called through `jax.pure_callback`.
 
     The items of a batch are divided among threads, so `run` should release the
@@ -66,9 +96,9 @@ class AbstractHostSolver(AbstractForwardSolver):
     def run(
         self,
         dims: dict[str, Any],
-        problems: list[HostProblem],
+        problems: HostBatch,
         workspace: dict[str, Any],
-    ) -> list[Found]:
+    ) -> Found:
         """Solves problems, one thread's share of a batch.
 
         **Arguments:**
@@ -76,20 +106,20 @@ class AbstractHostSolver(AbstractForwardSolver):
         - `dims`: the cones in the order z, l, q, s, ep, ed, p, with second-order ones of
             order two and more only, and no empty ones. Unless `own_duals`, there are no
             dual cones: no `ed`, no negative `p`.
-        - `problems`: at least one, with data that are finite.
+        - `problems`: their data; see `HostBatch.each` for one after the other.
         - `workspace`: a dictionary of this method's own, empty at first. It is handed in
             again for later problems of the same structure, by one thread at a time.
         """
 
-    def solve(self, structure: AbstractQCPStructure, data: Data, start: Start) -> Found:
+    def solve(
+        self, structure: AbstractQCPStructure, data: Data, start: Start | None
+    ) -> Found:
         """One callback for a problem, or for a whole batch of them."""
-        family = _family(self, structure)
-        dtype = data[2].dtype
-        n, m = structure.n, structure.m
+        dtype, n, m = data[2].dtype, structure.n, structure.m
         vectors = [jax.ShapeDtypeStruct((size,), dtype) for size in (n, m, m)]
         integer = jax.ShapeDtypeStruct((), jnp.int32)
         found = jax.pure_callback(
-            family.solve_batch,
+            _family(self, structure).solve_batch,
             (*vectors, integer, integer),
             data,
             start,
@@ -98,15 +128,9 @@ class AbstractHostSolver(AbstractForwardSolver):
         return Found(*found)
 
     def solve_batch(
-        self, structure: AbstractQCPStructure, data: Sequence[Any], start: Any
+        self, structure: AbstractQCPStructure, data: Sequence[Any], start: Start | None
     ) -> Found:
-        """The solutions for a batch of problems, without JAX.
-
-        **Arguments:**
-
-        - `structure`, `data`, `start`: as for `solve`, in NumPy. Leading axes are those
-            of the batch, and are broadcast.
-        """
+        """See `AbstractBatchSolver`. Items whose start is exact are not solved again."""
         return _family(self, structure).solve_batch(data, start)
 
 
@@ -151,49 +175,64 @@ class _Family:
         yield workspace
         self._idle.append(workspace)
 
-    def solve_batch(self, data: Sequence[Any], start: Sequence[Any] | None) -> Found:
+    def solve_batch(self, data: Sequence[Any], start: Start | None) -> Found:
         """All items of a batch, whose axes come first and may have length one."""
         dtype = np.asarray(data[2]).dtype
         P, A, q, b = (np.asarray(part, np.float64) for part in data)
         gather_P, gather_A = self.patterns
         arrays = [gather_P(P), gather_A(A), q, _along(self.rows, b)]
+        exact = np.asarray(False)
         if start is not None:
-            x, y, s = (np.asarray(part, np.float64) for part in start)
+            x, y, s = (np.asarray(part, np.float64) for part in start.solution)
             arrays += [x, _along(self.rows_inverse.T, y), _along(self.rows, s)]
-        batch = np.broadcast_shapes(*(part.shape[:-1] for part in arrays))
-        # Views, so that what all items share is not copied for each.
-        views = [np.broadcast_to(part, (*batch, part.shape[-1])) for part in arrays]
-        places = [tuple(place) for place in np.argwhere(_finite(arrays[:4], batch))]
-        starts = _finite(arrays[4:], batch) & (start is not None)
+            exact = np.asarray(start.exact)
+        shapes = [part.shape[:-1] for part in arrays] + [exact.shape]
+        batch = np.broadcast_shapes(*shapes)
 
-        def solve_items(places: list[tuple[int, ...]]) -> list[Found]:
-            problems = []
-            for place in places:
-                P, A, q, b, *first = (part[place] for part in views)
-                first = (first[0], first[1], first[2]) if starts[place] else None
-                problems.append(HostProblem(P, A, q, b, first, self.patterns))
+        # What all items share is not copied for each, unless the batch has several axes.
+        def flat(part: np.ndarray) -> np.ndarray:
+            size = part.shape[-1]
+            return np.broadcast_to(part, (*batch, size)).reshape(math.prod(batch), size)
+
+        views = [flat(part) for part in arrays]
+        exact = np.broadcast_to(exact, batch).ravel()
+        finite = _finite(arrays[:4], batch).ravel()
+        places = np.flatnonzero(finite & ~exact)
+
+        def solve_items(places: np.ndarray) -> Found:
+            together = places[-1] - places[0] + 1 == places.size
+            chosen = slice(places[0], places[-1] + 1) if together else places
+            P, A, q, b, *first = (part[chosen] for part in views)
+            first = (first[0], first[1], first[2]) if first else None
+            problems = HostBatch(P, A, q, b, first, self.patterns)
             with self._workspace() as workspace:
                 return self.solver.run(self.dims, problems, workspace)
 
-        count = min(self.solver.threads or _cores(), len(places))
-        size = -(-len(places) // max(count, 1))
-        chunks = [places[k * size : (k + 1) * size] for k in range(count)]
-        if count == 1:
-            found = [solve_items(places)]
+        count = max(1, min(self.solver.threads or _cores(), places.size))
+        chunks = [part for part in np.array_split(places, count) if part.size]
+        if len(chunks) > 1:
+            found = list(_pool().map(solve_items, chunks))
         else:
-            tasks = [_pool().submit(solve_items, part) for part in chunks]
-            found = [task.result() for task in tasks]
+            found = [solve_items(part) for part in chunks]
 
-        x, y, s = (np.full((*batch, size), np.nan) for size in (self.n, self.m, self.m))
-        status = np.full(batch, Status.NOT_FINITE, np.int32)
-        iterations = np.zeros(batch, np.int32)
-        items = (item for part in found for item in part)
-        for place, item in zip(places, items, strict=True):
-            x[place], y[place], s[place] = item.x, item.y, item.s
-            status[place], iterations[place] = item.status, item.iterations
+        sizes = self.n, self.m, self.m
+        x, y, s = (np.full((exact.size, size), np.nan) for size in sizes)
+        status = np.where(finite, Status.SOLVED, Status.NOT_FINITE).astype(np.int32)
+        iterations = np.zeros(exact.size, np.int32)
+        if start is not None:
+            for whole, part in zip((x, y, s), views[4:], strict=True):
+                whole[exact] = part[exact]
+        for chunk, part in zip(chunks, found, strict=True):
+            solved = np.asarray(part.status) == Status.SOLVED
+            status[chunk], iterations[chunk] = part.status, part.iterations
+            for whole, vectors in zip((x, y, s), part[:3], strict=True):
+                whole[chunk[solved]] = np.asarray(vectors)[solved]
         y, s = _along(self.rows.T, y), _along(self.rows_inverse, s)
-        x, y, s = (part.astype(dtype) for part in (x, y, s))
-        return Found(x, y, s, status, iterations)
+        x, y, s = (
+            part.astype(dtype).reshape(*batch, size)
+            for part, size in zip((x, y, s), sizes, strict=True)
+        )
+        return Found(x, y, s, status.reshape(batch), iterations.reshape(batch))
 
 
 def _finite(arrays: list[np.ndarray], batch: tuple[int, ...]) -> np.ndarray:

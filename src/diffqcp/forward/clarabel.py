@@ -5,7 +5,7 @@ import numpy as np
 
 from ..cones.psd import PSDOrder
 from ._base import Found, Status
-from ._host import AbstractHostSolver, failed, HostProblem
+from ._host import AbstractHostSolver, failed, HostBatch, HostProblem
 
 
 clarabel: Any = _clarabel  # it has no type information
@@ -52,11 +52,11 @@ class Clarabel(AbstractHostSolver):
     def run(
         self,
         dims: dict[str, Any],
-        problems: list[HostProblem],
+        problems: HostBatch,
         workspace: dict[str, Any],
-    ) -> list[Found]:
+    ) -> Found:
         """Updates the solver object and solves, one after the other."""
-        return [_run(self, dims, problem, workspace) for problem in problems]
+        return problems.each(lambda problem: _run(self, dims, problem, workspace))
 
 
 def _run(

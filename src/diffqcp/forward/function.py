@@ -5,7 +5,7 @@ import numpy as np
 
 from ..cones.psd import PSDOrder
 from ._base import Found, Status
-from ._host import AbstractHostSolver, failed, HostProblem
+from ._host import AbstractHostSolver, failed, HostBatch, HostProblem
 
 
 class Function(AbstractHostSolver):
@@ -29,12 +29,12 @@ class Function(AbstractHostSolver):
     def run(
         self,
         dims: dict[str, Any],
-        problems: list[HostProblem],
+        problems: HostBatch,
         workspace: dict[str, Any],
-    ) -> list[Found]:
+    ) -> Found:
         """Calls the function for each."""
         del workspace
-        return [_run(self.function, dims, problem) for problem in problems]
+        return problems.each(lambda problem: _run(self.function, dims, problem))
 
 
 def _run(

@@ -40,7 +40,9 @@ class InteriorPoint(AbstractForwardSolver):
     tol: float | None = None
     max_iter: int = 50
 
-    def solve(self, structure: AbstractQCPStructure, data: Data, start: Start) -> Found:
+    def solve(
+        self, structure: AbstractQCPStructure, data: Data, start: Start | None
+    ) -> Found:
         """Ignores `start`: interior-point methods gain little by one."""
         del start
         dims = structure.dims

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from ..cones.psd import PSDOrder
 from ._base import Found, Status
-from ._host import AbstractHostSolver, failed, HostProblem
+from ._host import AbstractHostSolver, HostBatch
 
 
 moreau: Any = _moreau  # it has no type information
@@ -62,31 +62,20 @@ class Moreau(AbstractHostSolver):
     def run(
         self,
         dims: dict[str, Any],
-        problems: list[HostProblem],
+        problems: HostBatch,
         workspace: dict[str, Any],
-    ) -> list[Found]:
+    ) -> Found:
         """One call of the compiled solver for all of them."""
-        if workspace.get("batch_size") != len(problems):
+        if workspace.get("batch_size") != len(problems.q):
             workspace |= _compiled(self, dims, problems)
         solver, P_order, A_order = (workspace[key] for key in ("solver", "P", "A"))
-        solver.setup(
-            np.array([problem.P_data[P_order] for problem in problems]),
-            np.array([problem.A_data[A_order] for problem in problems]),
-        )
-        found = solver.solve(
-            np.array([problem.q for problem in problems]),
-            np.array([problem.b for problem in problems]),
-        )
-        statuses = [_STATUSES.get(status.name) for status in solver.info.status]
-        steps = np.broadcast_to(solver.info.iterations, len(problems))
-        return [
-            Found(x, y, s, np.asarray(int(status)), np.asarray(count))
-            if status == Status.SOLVED
-            else failed(x.size, y.size, status or Status.NUMERICAL_TROUBLE, int(count))
-            for x, y, s, status, count in zip(
-                found.x, found.z, found.s, statuses, steps, strict=True
-            )
-        ]
+        solver.setup(problems.P_data[:, P_order], problems.A_data[:, A_order])
+        found = solver.solve(np.array(problems.q), np.array(problems.b))
+        names = (status.name for status in solver.info.status)
+        trouble = Status.NUMERICAL_TROUBLE
+        status = np.asarray([_STATUSES.get(name, trouble) for name in names])
+        steps = np.broadcast_to(solver.info.iterations, status.shape)
+        return Found(found.x, found.z, found.s, status, steps)
 
 
 _STATUSES = {
@@ -102,15 +91,15 @@ _STATUSES = {
 
 
 def _compiled(
-    options: Moreau, dims: dict[str, Any], problems: list[HostProblem]
+    options: Moreau, dims: dict[str, Any], problems: HostBatch
 ) -> dict[str, Any]:
     """A solver for so many problems, and the places of its matrices' entries, by rows
     and with both triangles of `P`, among those of the problems.
     """
-    sizes = problems[0].P_data.size, problems[0].A_data.size
+    sizes = problems.P_data.shape[1], problems.A_data.shape[1]
     matrices: Any = [
         sp.csr_array(pattern.matrix(np.arange(1, size + 1)))
-        for pattern, size in zip(problems[0].patterns, sizes, strict=True)
+        for pattern, size in zip(problems.patterns, sizes, strict=True)
     ]
     upper, A = matrices
     P: Any = sp.csr_array(upper + sp.triu(upper, 1).T)
@@ -126,7 +115,7 @@ def _compiled(
     settings = moreau.Settings(
         solver=options.method,
         device=options.device,
-        batch_size=len(problems),
+        batch_size=len(problems.q),
         max_iter=options.max_iter,
         ipm_settings=tolerances,
     )
@@ -143,4 +132,4 @@ def _compiled(
         P.shape[0], A.shape[0], *pointers, cones=cones, settings=settings
     )
     places = {"P": P.data - 1, "A": A.data - 1}
-    return {"batch_size": len(problems), "solver": solver, **places}
+    return {"batch_size": len(problems.q), "solver": solver, **places}

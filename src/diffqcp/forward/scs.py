@@ -7,7 +7,7 @@ import scs
 
 from ..cones.psd import PSDOrder
 from ._base import Found, Status
-from ._host import AbstractHostSolver, failed, HostProblem
+from ._host import AbstractHostSolver, failed, HostBatch, HostProblem
 
 
 class SCS(AbstractHostSolver):
@@ -39,11 +39,11 @@ class SCS(AbstractHostSolver):
     def run(
         self,
         dims: dict[str, Any],
-        problems: list[HostProblem],
+        problems: HostBatch,
         workspace: dict[str, Any],
-    ) -> list[Found]:
+    ) -> Found:
         """Keeps the solver object while the matrices stay the same."""
-        return [_run(self, dims, problem, workspace) for problem in problems]
+        return problems.each(lambda problem: _run(self, dims, problem, workspace))
 
 
 def _run(

@@ -2,6 +2,7 @@ import abc
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -25,12 +26,18 @@ class AbstractFactorisation(abc.ABC):
 
     @abc.abstractmethod
     def factorise(
-        self, values: Float[Array, " entries"], shift: Float[Array, " N"], adapt: bool
+        self,
+        values: Float[Array, " entries"],
+        shift: Float[Array, " N"],
+        *,
+        adapt: bool,
+        well_posed: bool,
     ) -> tuple[Any, Bool[Array, ""]]:
         """The factors of the matrix plus `diag(shift)`, which must be quasi-definite,
-        with all else that `refined` needs, and whether the matrix itself is singular. If
-        `adapt`, another shift may be taken where the factors are not accurate, or the
-        matrix has eigenvalues of the size of this one.
+        with all else that `refined` needs, and whether the matrix itself is singular,
+        which is not looked into if `well_posed`. If `adapt`, another shift may be taken
+        where the factors are not accurate, or the matrix has eigenvalues of the size of
+        this one.
         """
 
     @abc.abstractmethod
@@ -76,12 +83,20 @@ class AbstractInverse(AbstractFactorisation):
         """The inverse of that matrix times `vector`."""
 
     def factorise(
-        self, values: Float[Array, " entries"], shift: Float[Array, " N"], adapt: bool
+        self,
+        values: Float[Array, " entries"],
+        shift: Float[Array, " N"],
+        *,
+        adapt: bool,
+        well_posed: bool,
     ) -> tuple[tuple[Array, Any, Array], Bool[Array, ""]]:
         """The entries, the factor and the shift, and whether the matrix is singular."""
         del adapt
         factor = self.factor(values, shift)
-        return (values, factor, shift), is_singular(partial(self.solve, factor), shift)
+        singular = jnp.asarray(False)
+        if not well_posed:
+            singular = is_singular(partial(self.solve, factor), shift)
+        return (values, factor, shift), singular
 
     def refined(
         self,

@@ -47,7 +47,12 @@ class NativeFactorisation(AbstractFactorisation):
         self._source = np.frombuffer(source, np.int32)
 
     def factorise(
-        self, values: Float[Array, " entries"], shift: Float[Array, " N"], adapt: bool
+        self,
+        values: Float[Array, " entries"],
+        shift: Float[Array, " N"],
+        *,
+        adapt: bool,
+        well_posed: bool,
     ) -> tuple[tuple[Array, Array], Bool[Array, ""]]:
         """The entries in the order of the factor, and the factor, as pairs of 32-bit
         words: JAX may have no doubles.
@@ -60,7 +65,8 @@ class NativeFactorisation(AbstractFactorisation):
             "diffqcp_ldl_factorise", results, vmap_method="expand_dims"
         )
         values = values[self._source]
-        factor, singular = call(self._plan, values, shift, adapt=adapt)
+        options = {"adapt": adapt, "well_posed": well_posed}
+        factor, singular = call(self._plan, values, shift, **options)
         return (values, factor), singular
 
     def refined(
@@ -85,5 +91,6 @@ class NativeFactorisation(AbstractFactorisation):
             tolerance=np.float64(tolerances.tol),
             floor=np.float64(tolerances.floor),
             max_steps=np.int32(tolerances.max_steps),
+            well_posed=tolerances.well_posed,
         )
         return z, error.astype(vector.dtype), steps

@@ -25,12 +25,13 @@ class QuasidefiniteState(NamedTuple):
 class Tolerances(NamedTuple):
     """When to stop refining: at the estimated relative error `tol`, or after `max_steps`.
     If `E z` is smaller than `floor` times the right-hand side, `z` is zero up to rounding
-    errors.
+    errors. If `well_posed`, also when a step is not half as long as the one before.
     """
 
     tol: float
     floor: float
     max_steps: int
+    well_posed: bool = False
 
 
 Outcome: TypeAlias = tuple[Float[Array, " N"], Float[Array, ""], Integer[Array, ""]]
@@ -68,6 +69,10 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
     A component with `sigma` well below `e` is neither resolved by (1) nor removed by
     (2) in the steps allowed, and then the solve reports failure.
 
+    A solver that is told `well_posed` takes `K` for regular, with `sigma` above `e`: it
+    does not look for null spaces, and reports failure as soon as (1) is slow. What it
+    costs is bounded by a few solves, whatever `K` is.
+
     A subclass is a backend. One that has `M^-1` as a function uses `is_singular` and
     `refine`; the compiled one does the same in one call.
     """
@@ -75,6 +80,7 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
     regularisation: eqx.AbstractVar[float | None]
     tol: eqx.AbstractVar[float | None]
     max_steps: eqx.AbstractVar[int]
+    well_posed: eqx.AbstractVar[bool]
 
     @abc.abstractmethod
     def default_shift(self, dtype: DTypeLike) -> float:
@@ -142,7 +148,7 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
         eps = float(jnp.finfo(vector.dtype).eps)
         tol = 100 * eps if self.tol is None else self.tol
         z, error, steps = self.refined(
-            state, vector, Tolerances(tol, eps, self.max_steps)
+            state, vector, Tolerances(tol, eps, self.max_steps, self.well_posed)
         )
         # A solution with NaN is left to lineax, which knows whether the input was finite.
         result = lx.RESULTS.where(
@@ -166,8 +172,8 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
         return state, options
 
     def assume_full_rank(self) -> bool:
-        """`K` may be singular."""
-        return False
+        """Whether `K` may be singular."""
+        return self.well_posed
 
 
 _Map: TypeAlias = Callable[[Float[Array, " N"]], Float[Array, " N"]]
@@ -207,7 +213,8 @@ def refine(
     - `shift`, `singular`: the diagonal of `E`, and whether `K` is singular.
     - `vector`, `tolerances`: the right-hand side, and when to stop.
     """
-    tol, floor, max_steps = tolerances
+    tol, floor, max_steps, well_posed = tolerances
+    slowest = 0.5 if well_posed else 1
     scale = jnp.sqrt(jnp.abs(shift))
 
     def range_part(vector, weight):
@@ -222,7 +229,7 @@ def refine(
 
     def unfinished(carry):
         _, _, ratio, error, count = carry
-        return (error > tol) & (ratio < 1) & (count < max_steps)
+        return (error > tol) & (ratio < slowest) & (count < max_steps)
 
     def body(carry):
         z, last, _, _, count = carry

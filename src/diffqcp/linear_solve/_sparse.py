@@ -41,6 +41,7 @@ class AbstractSparseSolver(AbstractQuasidefiniteSolver):
             assembly.values(operator),
             assembly.expand_shift(shift, self.relative_shift(shift.dtype)),
             adapt=adapt,
+            well_posed=self.well_posed,
         )
         return SparseFactors(operator, factors), singular
 

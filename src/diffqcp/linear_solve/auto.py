@@ -22,9 +22,11 @@ class AutoSolver(lx.AbstractLinearSolver[Any]):
     - `max_dense`: the largest order that is solved densely. By default 500 on CPUs,
         where QDLDL is faster for most sparse systems beyond; elsewhere 4000, which takes
         128 MB in float64.
+    - `well_posed`: as for `SparseLDL`.
     """
 
     max_dense: int | None = None
+    well_posed: bool = False
 
     def choice(self, operator: lx.AbstractLinearOperator) -> lx.AbstractLinearSolver:
         """The solver chosen for `operator`."""
@@ -33,13 +35,13 @@ class AutoSolver(lx.AbstractLinearSolver[Any]):
     def _choose(self, order: int) -> lx.AbstractLinearSolver:
         cpu = jax.default_backend() == "cpu"
         if cpu and COMPILED:
-            return SparseLDL()
+            return SparseLDL(well_posed=self.well_posed)
         limit = self.max_dense
         if limit is None:
             limit = 500 if cpu else 4000
         if order <= limit:
-            return LU()
-        return SparseLDL() if cpu else LSMR()
+            return LU(well_posed=self.well_posed)
+        return SparseLDL(well_posed=self.well_posed) if cpu else LSMR()
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Any:
         """As the chosen solver."""
@@ -62,5 +64,5 @@ class AutoSolver(lx.AbstractLinearSolver[Any]):
         return state, options
 
     def assume_full_rank(self) -> bool:
-        """All choices take singular systems."""
-        return False
+        """Whether `K` may be singular."""
+        return self.well_posed

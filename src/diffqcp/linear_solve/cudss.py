@@ -31,6 +31,8 @@ class CuDSS(AbstractSparseSolver):
     - `tol`: the estimated relative error at which refinement ends. By default a
         hundred times the machine epsilon.
     - `max_steps`: the most refinement steps. Two or three are usual.
+    - `well_posed`: whether to take `K` for regular, and spend nothing on null spaces. A
+        solve with one that is singular, or nearly so, then fails at once.
     - `interface`: how cuDSS is called. `"spineax"`: by XLA, inside `jit` and `vmap`, all
         arrays on the device; for Python 3.12 and CUDA 13. `"nvmath"`: by nvmath-python's
         `DirectSolver`, outside of `jit` and `vmap` only, and with copies through the
@@ -40,6 +42,7 @@ class CuDSS(AbstractSparseSolver):
     regularisation: float | None = None
     tol: float | None = None
     max_steps: int = 50
+    well_posed: bool = False
     interface: Interface = "auto"
 
     def analyse(self, assembly: Assembly) -> AbstractFactorisation:

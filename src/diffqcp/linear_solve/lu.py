@@ -45,11 +45,14 @@ class LU(AbstractQuasidefiniteSolver):
     - `tol`: the estimated relative error at which refinement ends. By default a
         hundred times the machine epsilon.
     - `max_steps`: the most refinement steps. Two or three are usual.
+    - `well_posed`: whether to take `K` for regular, and spend nothing on null spaces. A
+        solve with one that is singular, or nearly so, then fails at once.
     """
 
     regularisation: float | None = None
     tol: float | None = None
     max_steps: int = 50
+    well_posed: bool = False
 
     def default_shift(self, dtype: DTypeLike) -> float:
         """The machine epsilon to the power 2/3. The shift is the smallest eigenvalue that
@@ -64,6 +67,8 @@ class LU(AbstractQuasidefiniteSolver):
         """By `jax.scipy.linalg.lu_factor`."""
         matrix = operator.as_matrix()
         factors = DenseFactors(matrix, *jsl.lu_factor(matrix + jnp.diag(shift)))
+        if self.well_posed:
+            return factors, jnp.asarray(False)
         return factors, is_singular(factors.inverse, shift)
 
     def refined(

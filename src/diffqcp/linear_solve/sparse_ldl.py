@@ -43,11 +43,14 @@ class SparseLDL(AbstractSparseSolver):
     - `tol`: the estimated relative error at which refinement ends. By default a
         hundred times the machine epsilon.
     - `max_steps`: the most refinement steps. Two or three are usual.
+    - `well_posed`: whether to take `K` for regular, and spend nothing on null spaces. A
+        solve with one that is singular, or nearly so, then fails at once.
     """
 
     regularisation: float | None = None
     tol: float | None = None
     max_steps: int = 50
+    well_posed: bool = False
 
     def analyse(self, assembly: Assembly) -> AbstractFactorisation:
         """By the compiled extension, or QDLDL where there is none."""

@@ -11,7 +11,7 @@ import numpy as np
 from cvxpylayers.interfaces.base import SolverInterface
 from jaxtyping import ScalarLike
 
-from ...forward import AbstractForwardSolver, Clarabel, Status
+from ...forward import AbstractForwardSolver, Newton, Status
 from ...solver import QCPSolver
 from ._form import differentiate_batch, LayerForm, LayerSolution, solve_on_host
 
@@ -29,15 +29,18 @@ class DiffQCP(SolverInterface):
 
     **Arguments:**
 
-    - `forward`: the forward solver; [`diffqcp.Clarabel`][] by default. Its options can be
-        given for a call as `solver_args`; names that it does not have are further
-        `settings`, as in `solver_args={"max_iter": 50, "verbose": True}`.
+    - `forward`: the forward solver; by default [`diffqcp.Newton`][], which calls
+        [`diffqcp.Clarabel`][] for problems that it cannot solve. Its options, and those
+        of the solver that it calls, can be given for a call as `solver_args`; other names
+        are further `settings`, as in `solver_args={"max_iter": 50, "verbose": True}`.
     - `solve_method`, `solver`, `polish`, `smoothing`: as for [`diffqcp.QCPSolver`][].
     - `throw`: whether a problem without solution raises a `RuntimeError` with the status
         and the place in the batch. If False, its solution and gradient are NaN, and those
         of the rest of the batch are right.
-    - `warm_start`: whether a solve starts from the last one of the same layer and batch
-        size, for forward solvers that can.
+    - `warm_start`: whether a solve in PyTorch starts from the last solution of the same
+        layer and batch size, for forward solvers that can. The solution is the same up to
+        rounding errors, unless there are several, or `polish` is off. True by default,
+        since in training one problem is much like the last.
 
     **Raises:** `TypeError` or `ValueError`, naming the argument.
     """
@@ -56,9 +59,9 @@ class DiffQCP(SolverInterface):
         polish: bool | int = True,
         smoothing: ScalarLike = 0.0,
         throw: bool = True,
-        warm_start: bool = False,
+        warm_start: bool = True,
     ):
-        self._forward = Clarabel() if forward is None else forward
+        self._forward = Newton() if forward is None else forward
         if not isinstance(self._forward, AbstractForwardSolver):
             raise TypeError(f"forward: expected a forward solver, got {forward!r}")
         self._options = {"solve_method": solve_method, "solver": solver, "polish": polish}
@@ -90,26 +93,12 @@ class DiffQCP(SolverInterface):
         key = (throw, *sorted(solver_args.items()))
         layer = self._layers[dims]
         if key not in layer.solvers:
-            forward = self._forward_solver(solver_args)
+            forward = _with_options(self._forward, solver_args)
             with jax.ensure_compile_time_eval():  # it outlives the transformation
                 layer.solvers[key] = QCPSolver(
                     layer.form.structure, forward=forward, throw=throw, **self._options
                 )
         return layer.solvers[key]
-
-    def _forward_solver(self, solver_args: Mapping[str, Any]) -> AbstractForwardSolver:
-        fields = {field.name for field in dataclasses.fields(self._forward)}
-        options = {name: solver_args[name] for name in fields & solver_args.keys()}
-        others = {name: solver_args[name] for name in solver_args.keys() - fields}
-        if others:
-            if "settings" not in fields:
-                raise ValueError(
-                    f"solver_args: {self._forward} has options {sorted(fields)}, "
-                    f"got {sorted(others)}"
-                )
-            earlier = options.get("settings", getattr(self._forward, "settings", ()))
-            options["settings"] = (*earlier, *sorted(others.items()))
-        return dataclasses.replace(self._forward, **options)
 
     def form(self, dims: Any) -> LayerForm:
         """The canonical form of a layer with these cone dimensions."""
@@ -182,6 +171,25 @@ class DiffQCP(SolverInterface):
             None if part is None else dprimal.new_tensor(part) for part in found
         )
         return dP, dq, dA
+
+
+def _with_options(
+    forward: AbstractForwardSolver, solver_args: Mapping[str, Any]
+) -> AbstractForwardSolver:
+    fields = {field.name for field in dataclasses.fields(forward)}
+    options = {name: solver_args[name] for name in fields & solver_args.keys()}
+    others = {name: solver_args[name] for name in solver_args.keys() - fields}
+    if others and isinstance(forward, Newton):
+        otherwise = options.get("otherwise", forward.otherwise)
+        options["otherwise"] = _with_options(otherwise, others)
+    elif others and "settings" in fields:
+        earlier = options.get("settings", getattr(forward, "settings", ()))
+        options["settings"] = (*earlier, *sorted(others.items()))
+    elif others:
+        raise ValueError(
+            f"solver_args: {forward} has options {sorted(fields)}, got {sorted(others)}"
+        )
+    return dataclasses.replace(forward, **options)
 
 
 @dataclasses.dataclass

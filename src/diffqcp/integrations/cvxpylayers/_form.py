@@ -1,5 +1,6 @@
 """The canonical form of a layer as a QCP."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -8,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..._implicit import polish
 from ..._static import StaticArray
 from ...derivative import Data, Solution
-from ...forward import AbstractForwardSolver, AbstractHostSolver, Found, Status
+from ...forward import AbstractBatchSolver, Start
 from ...qcp import HostQCP
 from ...solver import QCPSolver
-from ...structure import AbstractQCPStructure, QCPStructureCPU
+from ...structure import QCPStructureCPU
 from ..cvxpy._conversions import cone_dims, pattern_matrix
 
 
@@ -82,23 +84,7 @@ class LayerSolution(NamedTuple):
     """The solutions `(x, y, s)` of a batch, and how each solve has ended."""
 
     solution: Solution
-    status: Array
-
-
-@eqx.filter_jit
-def solve_batch(
-    solver: QCPSolver,
-    form: LayerForm,
-    values: tuple[Array | None, Array, Array],
-    start: Solution | None,
-) -> LayerSolution:
-    """Solves a batch, from cvxpylayers' vectors with the batch first."""
-
-    def solve(values, start):
-        found = solver(*form.data(*values), start=start)
-        return LayerSolution((found.x, found.y, found.s), found.status)
-
-    return jax.vmap(solve)(values, start)
+    status: Array | np.ndarray
 
 
 def solve_on_host(
@@ -107,47 +93,50 @@ def solve_on_host(
     values: tuple[Array | None, Array, Array],
     start: Solution | None,
 ) -> LayerSolution:
-    """As `solve_batch`, outside of all transformations.
+    """Solves a batch, from cvxpylayers' vectors with the batch first, outside of all
+    transformations.
 
     A forward solver on the host is called as it is. Callbacks would not do: the threads
     that they run in do not know of `jax.enable_x64`.
     """
-    if not isinstance(solver.forward, AbstractHostSolver):
-        return solve_batch(solver, form, values, start)
-    P, A, q, b = _data_batch(form, values)
-    data = tuple(np.asarray(part) for part in (P.data, A.data, q, b))
-    found = solver.forward.solve_batch(form.structure, data, start)
-    x, y, s, status = (jnp.asarray(part) for part in found[:4])
-    solution = (x, y, s)
-    if solver.polish:
-        polisher = QCPSolver(
-            form.structure,
-            forward=_Given(),
-            solver=solver.frozen_solver.thaw(),
-            polish=solver.polish,
-            throw=False,
-        )
-        solution = solve_batch(polisher, form, values, solution).solution
-    return LayerSolution(solution, status)
+    if not isinstance(solver.forward, AbstractBatchSolver):
+        return _solve(solver, form, values, start)
+    data = jax.tree.map(np.asarray, _data_batch(form, values))
+    first = None if start is None else Start(start, np.asarray(False))
+    x, y, s, status, _ = solver.forward.solve_batch(form.structure, data, first)
+    return LayerSolution(_polish_batch(solver, form, data, (x, y, s)), status)
 
 
-@eqx.filter_jit
-def _data_batch(form: LayerForm, values: tuple[Array | None, Array, Array]) -> Any:
-    return jax.vmap(lambda values: form.data(*values))(values)
+@partial(jax.jit, static_argnames="form")
+def _solve(solver: QCPSolver, form: LayerForm, values: Any, start: Any) -> LayerSolution:
+    def solve(values, start):
+        found = solver(*form.data(*values), start=start)
+        return LayerSolution((found.x, found.y, found.s), found.status)
+
+    return jax.vmap(solve)(values, start)
 
 
-class _Given(AbstractForwardSolver):
-    """Returns what it starts from, to be polished."""
+@partial(jax.jit, static_argnames="form")
+def _data_batch(form: LayerForm, values: tuple[Array | None, Array, Array]) -> Data:
+    def data(values):
+        P, A, q, b = form.data(*values)
+        return P.data, A.data, q, b
 
-    def solve(self, structure: AbstractQCPStructure, data: Data, start: Any) -> Found:
-        """`start`."""
-        del structure, data
-        zero = jnp.zeros((), jnp.int32)
-        x, y, s = start
-        return Found(x, y, s, zero + int(Status.SOLVED), zero)
+    return jax.vmap(data)(values)
 
 
-@eqx.filter_jit
+@partial(jax.jit, static_argnames="form")
+def _polish_batch(
+    solver: QCPSolver, form: LayerForm, data: Any, solution: Solution
+) -> Solution:
+    def improve(data, solution):
+        linear_solver = solver.frozen_solver.thaw()
+        return polish(form.structure, data, solution, linear_solver, solver.polish)
+
+    return jax.vmap(improve)(data, solution)
+
+
+@partial(jax.jit, static_argnames="form")
 def differentiate_batch(
     solver: QCPSolver,
     form: LayerForm,

@@ -1,0 +1,116 @@
+import math
+from typing import NamedTuple
+
+import jax.lax as lax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Bool, Float, Integer
+
+from ._differentiate import linearise, Values
+from .derivative import Data, Solution
+from .kkt import KKTOperator
+from .structure import AbstractQCPStructure
+
+
+class _Point(NamedTuple):
+    """`error` is the norm of the residual; `exact`: whether it is of rounding errors."""
+
+    solution: Solution
+    error: Float[Array, ""]
+    exact: Bool[Array, ""]
+
+
+class _State(NamedTuple):
+    point: _Point
+    best: _Point
+    misses: Integer[Array, ""]
+    steps: Integer[Array, ""]
+
+
+def newton(
+    structure: AbstractQCPStructure,
+    data: Data,
+    start: Solution,
+    solver: lx.AbstractLinearSolver,
+    *,
+    max_steps: int,
+    patience: int,
+) -> tuple[Solution, Bool[Array, ""], Integer[Array, ""]]:
+    """Semismooth Newton's method on the optimality conditions.
+
+        P x + A'Pi(v) + q = 0,    A x + Pi(v) - v = b        with v = y - s.
+
+    Each step factorises `K` at its own point. The steps end when the residual is at the
+    level of rounding errors, or when more than `patience` of them have not reduced it.
+    (Ali, Wong and Kolter, "A semismooth Newton method for fast, generic convex
+    programming", ICML 2017.)
+
+    **Returns:** the best point, never worse than `(x, Pi(v), Pi(v) - v)` of the start;
+    whether it is a solution, wherever it came from: its residual is of rounding errors,
+    and small against the data too, since that of a point on the way to infinity is small
+    against its own size; and how many steps were taken.
+    """
+
+    eps = float(jnp.finfo(data[2].dtype).eps)
+
+    def at(x: Float[Array, " n"], v: Float[Array, " m"]) -> _Point:
+        y = structure.dual_cone.project(v)
+        s = y - v
+        P, A, q, b = data
+        A_matrix = structure.A_matrix(A)
+        Px, pulled, Ax = structure.P_mv(P, x), A_matrix.transpose_mv(y), A_matrix.mv(x)
+        error = jnp.linalg.norm(jnp.concatenate([Px + pulled + q, Ax + s - b]))
+        sizes = jnp.abs(Px) + jnp.abs(pulled) + jnp.abs(q)
+        sizes = jnp.concatenate([sizes, jnp.abs(Ax) + jnp.abs(s) + jnp.abs(b)])
+        return _Point((x, y, s), error, error <= 100 * eps * jnp.linalg.norm(sizes))
+
+    def unfinished(state: _State) -> Bool[Array, ""]:
+        point, _, misses, steps = state
+        going = ~point.exact & jnp.isfinite(point.error)
+        return going & (misses <= patience) & (steps < max_steps)
+
+    def body(state: _State) -> _State:
+        x, y, s = state.point.solution
+        # In a batch this is computed for those that are finished too, and not used. A
+        # factorisation of NaN can return at once.
+        x = jnp.where(unfinished(state), x, jnp.nan)
+        linearised = linearise(structure, Values(*data, x, y, s), solver)
+        kkt, (upper, dual) = linearised.kkt, linearised.newton
+        dx, dy, _ = kkt.solve(upper, dual, solver, linearised.state)
+        point = at(x + dx, y + dy - s - (dual - kkt.A.mv(dx)))
+        best = lax.cond(point.error < state.best.error, lambda: point, lambda: state.best)
+        missed = ~(point.error < state.point.error)
+        misses = state.misses + missed.astype(state.misses.dtype)
+        return _State(point, best, misses, state.steps + 1)
+
+    x, y, s = start
+    point = at(x, y - s)
+    last = lax.while_loop(
+        unfinished, body, _State(point, point, jnp.asarray(0), jnp.asarray(0))
+    )
+    solution, error, exact = last.best
+    data_size = jnp.linalg.norm(jnp.concatenate(data[2:]))
+    exact &= error <= math.sqrt(eps) * data_size
+    return solution, exact, last.steps
+
+
+def central_point(
+    structure: AbstractQCPStructure, data: Data, solver: lx.AbstractLinearSolver
+) -> Solution:
+    """Where to start without a nearby point: the solution with `v / 2` for `Pi(v)`, but
+    with `v` in the rows of zero cones. Then `x` minimises
+
+        1/2 x'Px + q'x + 1/2 |A x - b|^2
+
+    over the other rows, as at the start of interior-point methods. (Vandenberghe, "The
+    CVXOPT linear and quadratic cone program solvers", 2010, section 5.3.)
+    """
+    P, A, q, b = data
+    zero = np.arange(structure.m) < structure.dims["z"]
+    jacobian = structure.dual_cone.jacobian(jnp.zeros_like(b))
+    halves = jnp.where(zero, 1.0, 0.5).astype(b.dtype)
+    jacobian = jacobian.map(lambda _: halves)
+    kkt = KKTOperator(structure.P_matrix(P), structure.A_matrix(A), jacobian)
+    x, y, _ = kkt.solve(-q, b, solver, solver.init(kkt, {}))
+    return x, y, b - kkt.A.mv(x)
