@@ -11,6 +11,7 @@
 #include <mutex>
 
 #include "refine.hpp"
+#include "spectrum.hpp"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -23,7 +24,9 @@ using diffqcp::Refinement;
 
 namespace {
 
-Gemm* gemm = nullptr;  // SciPy's
+// SciPy's.
+Gemm* gemm = nullptr;
+diffqcp::Eigen* eigen = nullptr;
 
 using Plan = ffi::Buffer<ffi::S32>;
 using Numbers = ffi::AnyBuffer;           // float32 or float64, float64 inside
@@ -197,6 +200,27 @@ void grouped(ffi::ThreadPool& pool, int64_t count, bool shared, const Body& body
   });
 }
 
+// Keeps the eigenvectors of the last matrix, for its other right-hand sides.
+class LastSpectrum {
+ public:
+  bool solve(const Pattern& K, const double* values, const double* shift,
+             std::vector<double>& r) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (values_ != values || shift_ != shift) {
+      spectrum_ = std::make_unique<diffqcp::Spectrum>(K, values, shift, eigen);
+      values_ = values;
+      shift_ = shift;
+    }
+    if (spectrum_->known()) spectrum_->solve(r);
+    return spectrum_->known();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unique_ptr<diffqcp::Spectrum> spectrum_;
+  const double *values_ = nullptr, *shift_ = nullptr;
+};
+
 ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
                  Flags singular, Numbers vector, double tolerance, double floor,
                  int32_t max_steps, bool well_posed, ffi::Result<ffi::AnyBuffer> solution,
@@ -211,6 +235,7 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
   // A regular matrix that is shared takes several right-hand sides at a time.
   const bool shared = value_of.shared() && words_of.shared() && singular_of.shared() &&
                       !singular.typed_data()[0];
+  LastSpectrum spectrum;
   grouped(pool, items(dims), shared, [&](int64_t item, auto size) {
     constexpr int C = decltype(size)::value;
     const Values entries(values, value_of(item), K.entries);
@@ -225,6 +250,14 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
     refinement.solve<C>(singular.typed_data()[singular_of(item)],
                         {tolerance, floor, max_steps, well_posed}, r, outcome);
     for (int c = 0; c < C; ++c) {
+      if (outcome[c].error > diffqcp::kNotConverged && !well_posed) {
+        std::vector<double> single(K.n);
+        read(vector, vector_of(item + c), K.n, K.pivots, single.data());
+        if (spectrum.solve(K, entries.data(), factor.shift, single)) {
+          for (Index k = 0; k < K.n; ++k) r[static_cast<size_t>(k) * C + c] = single[k];
+          outcome[c].error = static_cast<float>(tolerance);
+        }
+      }
       write(r, c, C, K.pivots, *solution, (item + c) * K.n, K.n);
       error->typed_data()[item + c] = static_cast<float>(outcome[c].error);
       steps->typed_data()[item + c] = outcome[c].steps;
@@ -309,18 +342,19 @@ PyMethodDef methods[] = {
     {"handlers", handlers, METH_NOARGS, "The XLA FFI handlers, as capsules."},
     {nullptr, nullptr, 0, nullptr}};
 
-bool find_gemm() {
-  PyObject* blas = PyImport_ImportModule("scipy.linalg.cython_blas");
-  if (blas == nullptr) return false;
-  PyObject* api = PyObject_GetAttrString(blas, "__pyx_capi__");
-  Py_DECREF(blas);
-  if (api == nullptr) return false;
-  PyObject* capsule = PyMapping_GetItemString(api, "dgemm");
+// A function of SciPy's linear algebra; null, with an error set, if it has none.
+void* find(const char* module, const char* name) {
+  PyObject* found = PyImport_ImportModule(module);
+  if (found == nullptr) return nullptr;
+  PyObject* api = PyObject_GetAttrString(found, "__pyx_capi__");
+  Py_DECREF(found);
+  if (api == nullptr) return nullptr;
+  PyObject* capsule = PyMapping_GetItemString(api, name);
   Py_DECREF(api);
-  if (capsule == nullptr) return false;
-  gemm = reinterpret_cast<Gemm*>(PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule)));
+  if (capsule == nullptr) return nullptr;
+  void* function = PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule));
   Py_DECREF(capsule);
-  return gemm != nullptr;
+  return function;
 }
 
 PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_ldl",
@@ -330,6 +364,9 @@ PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_ldl",
 }  // namespace
 
 PyMODINIT_FUNC PyInit__ldl() {
-  if (!find_gemm()) return nullptr;
+  gemm = reinterpret_cast<Gemm*>(find("scipy.linalg.cython_blas", "dgemm"));
+  if (gemm == nullptr) return nullptr;
+  eigen = reinterpret_cast<diffqcp::Eigen*>(find("scipy.linalg.cython_lapack", "dsyevd"));
+  if (eigen == nullptr) return nullptr;
   return PyModule_Create(&definition);
 }

@@ -53,16 +53,8 @@ class Refinement {
     bool small = false;
     for (Index k = 0; k < n_; ++k) small = small || !(inverse_[k] * shift_[k] < 1e-6);
     if (!small) return {false, 0, 0};
-    std::vector<double> probe(n_), left, next(n_);
-    uint64_t state = 0x9E3779B97F4A7C15;
-    for (Index k = 0; k < n_; ++k) {
-      state ^= state << 13;  // Marsaglia's xorshift
-      state ^= state >> 7;
-      state ^= state << 17;
-      const double uniform = static_cast<double>(state >> 11) * 0x1p-53;
-      probe[k] = std::sqrt(12 * std::abs(shift_[k])) * (uniform - 0.5);
-    }
-    left = probe;
+    const std::vector<double> probe = random_residual();
+    std::vector<double> left = probe, next(n_);
     contract(left);
     const double size = norm(kResidual, left);
     if (!(size > 0.01)) return {false, 0, 0};  // NaN shows in the solution
@@ -75,6 +67,14 @@ class Refinement {
     contract(next);
     for (Index k = 0; k < n_; ++k) next[k] -= left[k];
     return {true, norm(kResidual, next) / size, error};
+  }
+
+  // Whether (1) converges for a random vector without (2), and fast: then K is regular.
+  bool regular() const {
+    std::vector<double> r = random_residual(), z;
+    Outcome outcome;
+    refine<1>(false, {kNotConverged, 0, 50, true}, r, z, &outcome);
+    return outcome.error <= kNotConverged;
   }
 
   // Overwrites C interleaved right-hand sides by the solutions. Only a single one may be
@@ -102,6 +102,20 @@ class Refinement {
   }
 
  private:
+  // Numbers of mean zero and variance one, in the units of residuals; always the same.
+  std::vector<double> random_residual() const {
+    std::vector<double> numbers(n_);
+    uint64_t state = 0x9E3779B97F4A7C15;
+    for (Index k = 0; k < n_; ++k) {
+      state ^= state << 13;  // Marsaglia's xorshift
+      state ^= state >> 7;
+      state ^= state << 17;
+      const double uniform = static_cast<double>(state >> 11) * 0x1p-53;
+      numbers[k] = std::sqrt(12 * std::abs(shift_[k])) * (uniform - 0.5);
+    }
+    return numbers;
+  }
+
   // Iteration (1). Of a singular K, `r` becomes its part in the range.
   template <int C>
   void refine(bool singular, const Tolerances& tolerances, std::vector<double>& r,
@@ -209,8 +223,10 @@ class Refinement {
 // Factorises K + E. `shift` is the one to start from, and becomes the one taken: if K
 // seems singular, a larger one if the factors are not accurate; a smaller one if they are,
 // but (2) is not close to a projection, as then some eigenvalues of K are not much larger
-// than E. Returns whether K is singular. If it is known not to be, nothing of this. If K
-// is not finite, nothing is computed: `inverse` is NaN, and solutions will be.
+// than E. If that does not help, they may be of all sizes, and K regular all the same,
+// which a shift of the size of rounding errors shows. Returns whether K is singular. If it
+// is known not to be, nothing of this. If K is not finite, nothing is computed: `inverse`
+// is NaN, and solutions will be.
 inline bool factorise_with_shift(const Factorisation& factorisation,
                                  const double* values, bool adapt, bool well_posed,
                                  double* panels, double* inverse, double* shift) {
@@ -224,6 +240,7 @@ inline bool factorise_with_shift(const Factorisation& factorisation,
     return false;
   }
   constexpr double step = 16, clear = 1e-6, accurate = 1e-5, tolerable = 1e-4;
+  constexpr double smallest = 0x1p-24;
   constexpr int attempts = 4;
   const auto attempt = [&](double factor) {
     for (Index k = 0; k < factorisation.order(); ++k) shift[k] *= factor;
@@ -236,11 +253,20 @@ inline bool factorise_with_shift(const Factorisation& factorisation,
     for (int k = 1; k < attempts && !(rank.error < accurate); ++k) rank = attempt(step);
     return true;
   }
+  double reached = 1;
   for (int k = 1; k < attempts && rank.singular && rank.doubt > clear; ++k) {
     rank = attempt(1 / step);
-    if (rank.singular && !(rank.error < tolerable)) return attempt(step).singular;
+    reached /= step;
+    if (rank.singular && !(rank.error < tolerable)) {
+      rank = attempt(step);
+      reached *= step;
+      break;
+    }
   }
-  return rank.singular;
+  if (!rank.singular || !(rank.doubt > clear)) return rank.singular;
+  attempt(smallest / reached);
+  if (Refinement(factorisation, values, panels, inverse, shift).regular()) return false;
+  return attempt(reached / smallest).singular;
 }
 
 }  // namespace diffqcp

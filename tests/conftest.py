@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import jax
@@ -5,13 +6,17 @@ import pytest
 from jaxtyping import install_import_hook
 
 
+# Most of the time goes into compiling. (It is read when the first program is compiled.)
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Checks every annotation of the package at run time.
 with install_import_hook("diffqcp", "beartype.beartype"):
-    pass
+    import diffqcp  # noqa: F401
 
 MEMORY_MAPS = Path("/proc/self/maps")
 

@@ -9,6 +9,7 @@ import pytest
 from scipy.linalg import block_diag
 
 from diffqcp import LSMR, LU, SparseLDL
+from diffqcp.linear_solve.sparse_ldl import COMPILED
 
 from .helpers import host
 from .reference import Problem, random_problem, residual
@@ -191,9 +192,33 @@ def test_nearly_singular_is_reported():
     with pytest.raises(Exception, match="regularisation"):
         qcp.vjp(*cotangent, "jax-lu")[2].block_until_ready()
     assert np.all(np.isnan(qcp.vjp(*cotangent, "jax-lu", throw=False)[2]))
-    _, _, _, db = qcp.vjp(*cotangent, solver=LU(regularisation=1e-13))
-    # The machine epsilon over the smallest eigenvalue, 5e-12.
-    np.testing.assert_allclose(db, [-1e11, 1e11], rtol=1e-4)
+    # With a smaller shift it is resolved, which SparseLDL tries by itself. The tolerance:
+    # the machine epsilon over the smallest eigenvalue, 5e-12.
+    for solver in (LU(regularisation=1e-13), SparseLDL()):
+        _, _, _, db = qcp.vjp(*cotangent, solver=solver)
+        np.testing.assert_allclose(db, [-1e11, 1e11], rtol=1e-4)
+
+
+@pytest.mark.skipif(not COMPILED, reason="needs the compiled extension")
+def test_eigenvalues_of_all_sizes():
+    """From 1 down to rounding errors: those above 1e-10 count, in a batch too."""
+    rng = np.random.default_rng(0)
+    n, m = 24, 3
+    basis = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    eigenvalues = 10.0 ** np.linspace(0, -17, n)
+    P = basis @ np.diag(eigenvalues) @ basis.T
+    problem = Problem(P, np.zeros((m, n)), np.zeros(n), np.ones(m), {"l": m})
+    qcp = host(problem, (np.zeros(n), np.zeros(m), np.ones(m)))
+    cotangents = rng.normal(size=(5, n))
+    counts = np.where(eigenvalues > 1e-10, 1 / eigenvalues, 0)
+    expected = -(cotangents @ basis * counts) @ basis.T
+
+    def gradient(dx):
+        return qcp.vjp(dx, jnp.zeros(m), jnp.zeros(m), "ldl", polish=False)[2]
+
+    got = jax.jit(jax.vmap(gradient))(jnp.asarray(cotangents))
+    error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
+    assert error < 1e-5  # the machine epsilon over 1e-10
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e-4, 1e4, 1e9])

@@ -95,7 +95,7 @@ def test_factorisation(kind, name):
     rows, cols, values, shift, dense = quasidefinite(dict(graphs())[name], 1)
     factorisation = FACTORISATIONS[kind](dense.shape[0], rows, cols)
     factors, singular = factorisation.factorise(
-        jnp.asarray(values), jnp.asarray(shift), True
+        jnp.asarray(values), jnp.asarray(shift), adapt=True, well_posed=False
     )
     assert not singular
     vector = np.random.default_rng(2).normal(size=dense.shape[0])

@@ -198,6 +198,7 @@ def test_factorises_once(case):
         regularisation: float | None = None
         tol: float | None = None
         max_steps: int = 50
+        well_posed: bool = False
 
         def default_shift(self, dtype):
             return LU().default_shift(dtype)

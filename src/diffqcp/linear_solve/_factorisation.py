@@ -2,7 +2,6 @@ import abc
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -34,10 +33,10 @@ class AbstractFactorisation(abc.ABC):
         well_posed: bool,
     ) -> tuple[Any, Bool[Array, ""]]:
         """The factors of the matrix plus `diag(shift)`, which must be quasi-definite,
-        with all else that `refined` needs, and whether the matrix itself is singular,
-        which is not looked into if `well_posed`. If `adapt`, another shift may be taken
-        where the factors are not accurate, or the matrix has eigenvalues of the size of
-        this one.
+        with all else that `refined` needs, and whether the matrix itself is singular. If
+        `adapt`, another shift may be taken where the factors are not accurate, or the
+        matrix has eigenvalues of the size of this one. If `well_posed`, it is regular, and
+        nothing need be spent on that.
         """
 
     @abc.abstractmethod
@@ -91,12 +90,9 @@ class AbstractInverse(AbstractFactorisation):
         well_posed: bool,
     ) -> tuple[tuple[Array, Any, Array], Bool[Array, ""]]:
         """The entries, the factor and the shift, and whether the matrix is singular."""
-        del adapt
+        del adapt, well_posed
         factor = self.factor(values, shift)
-        singular = jnp.asarray(False)
-        if not well_posed:
-            singular = is_singular(partial(self.solve, factor), shift)
-        return (values, factor, shift), singular
+        return (values, factor, shift), is_singular(partial(self.solve, factor), shift)
 
     def refined(
         self,

@@ -112,6 +112,8 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
             )
         shift = self._shift(operator)
         factors, singular = self.factorise(operator, shift)
+        if self.well_posed:
+            singular = jnp.zeros_like(singular)
         return QuasidefiniteState(factors, shift, singular)
 
     def relative_shift(self, dtype: DTypeLike) -> float:

@@ -67,8 +67,6 @@ class LU(AbstractQuasidefiniteSolver):
         """By `jax.scipy.linalg.lu_factor`."""
         matrix = operator.as_matrix()
         factors = DenseFactors(matrix, *jsl.lu_factor(matrix + jnp.diag(shift)))
-        if self.well_posed:
-            return factors, jnp.asarray(False)
         return factors, is_singular(factors.inverse, shift)
 
     def refined(

@@ -1,0 +1,104 @@
+// K^+ by the eigenvectors of K, for what the factors of K + E do not resolve.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "numeric.hpp"
+
+namespace diffqcp {
+
+// Fortran's dsyevd.
+using Eigen = void(char*, char*, int*, double*, int*, double*, double*, int*, int*, int*,
+                   int*);
+
+// The eigenvectors of K, of those rows that are coupled to others. Where the shifts of one
+// sign differ, they say how the entries of a solution are weighed.
+class Spectrum {
+ public:
+  // Eigenvalues that are smaller, relative to the largest, are taken for zero.
+  static constexpr double kNull = 1e-10;
+  // With more rows than that, it would take too long.
+  static constexpr Index kLargest = 4000;
+
+  Spectrum(const Pattern& K, const double* values, const double* shift, Eigen* eigen)
+      : scale_(K.n), diagonal_(K.n), place_(K.n, -1) {
+    const auto range = std::minmax_element(shift, shift + K.n);
+    for (Index k = 0; k < K.n; ++k)
+      scale_[k] = std::sqrt((shift[k] > 0 ? *range.second : *range.first) / shift[k]);
+    for (Index e = 0; e < K.entries; ++e)
+      if (K.entry_row[e] != K.entry_col[e] && values[e] != 0)
+        place_[K.entry_row[e]] = place_[K.entry_col[e]] = 0;
+    for (Index& place : place_)
+      if (place == 0) place = order_++;
+    if (order_ > kLargest) return;
+    vectors_.assign(static_cast<size_t>(order_) * order_, 0.0);
+    for (Index e = 0; e < K.entries; ++e) {
+      const Index row = K.entry_row[e], col = K.entry_col[e];
+      const double value = scale_[row] * values[e] * scale_[col];
+      const Index i = place_[row], j = place_[col];
+      if (row == col && i < 0) diagonal_[row] += value;
+      if (i < 0 || j < 0) continue;
+      vectors_[std::max(i, j) + static_cast<size_t>(order_) * std::min(i, j)] += value;
+    }
+    decompose(eigen);
+    for (double value : diagonal_) largest_ = std::max(largest_, std::abs(value));
+    for (double value : values_) largest_ = std::max(largest_, std::abs(value));
+  }
+
+  bool known() const { return known_; }
+
+  // r <- K^+ r.
+  void solve(std::vector<double>& r) const {
+    std::vector<double> coupled(order_), parts(order_);
+    for (size_t k = 0; k < r.size(); ++k) {
+      r[k] *= scale_[k];
+      if (place_[k] < 0)
+        r[k] = scale_[k] * divided(r[k], diagonal_[k]);
+      else
+        coupled[place_[k]] = r[k];
+    }
+    for (Index j = 0; j < order_; ++j)
+      parts[j] = divided(dot(order_, column(j), coupled.data()), values_[j]);
+    std::fill(coupled.begin(), coupled.end(), 0.0);
+    for (Index j = 0; j < order_; ++j)
+      for (Index i = 0; i < order_; ++i) coupled[i] += column(j)[i] * parts[j];
+    for (size_t k = 0; k < r.size(); ++k)
+      if (place_[k] >= 0) r[k] = scale_[k] * coupled[place_[k]];
+  }
+
+ private:
+  void decompose(Eigen* eigen) {
+    values_.resize(order_);
+    char vectors = 'V', lower = 'L';
+    int n = order_, lwork = -1, liwork = -1, integers = 0, info = 0;
+    double length = 0;
+    eigen(&vectors, &lower, &n, vectors_.data(), &n, values_.data(), &length, &lwork,
+          &integers, &liwork, &info);
+    lwork = static_cast<int>(length);
+    liwork = integers;
+    std::vector<double> work(std::max(lwork, 1));
+    std::vector<int> iwork(std::max(liwork, 1));
+    eigen(&vectors, &lower, &n, vectors_.data(), &n, values_.data(), work.data(), &lwork,
+          iwork.data(), &liwork, &info);
+    known_ = info == 0;
+  }
+
+  double divided(double part, double value) const {
+    return std::abs(value) > kNull * largest_ ? part / value : 0;
+  }
+
+  const double* column(Index j) const {
+    return vectors_.data() + static_cast<size_t>(order_) * j;
+  }
+
+  std::vector<double> scale_, diagonal_, vectors_, values_;
+  Indices place_;  // among the coupled rows; -1 for others
+  Index order_ = 0;
+  double largest_ = 0;
+  bool known_ = false;
+};
+
+}  // namespace diffqcp
