@@ -200,25 +200,31 @@ void grouped(ffi::ThreadPool& pool, int64_t count, bool shared, const Body& body
   });
 }
 
-// Keeps the eigenvectors of the last matrix, for its other right-hand sides.
+// Keeps the eigenvectors of the last matrix, for its other right-hand sides. A matrix is
+// known by where its shift is.
 class LastSpectrum {
  public:
+  // Whether `r` has become K^+ r.
   bool solve(const Pattern& K, const double* values, const double* shift,
              std::vector<double>& r) {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (values_ != values || shift_ != shift) {
-      spectrum_ = std::make_unique<diffqcp::Spectrum>(K, values, shift, eigen);
-      values_ = values;
+    if (shift_ != shift) {
       shift_ = shift;
+      spectrum_.reset();
+      try {
+        spectrum_ = std::make_unique<diffqcp::Spectrum>(K, values, shift, eigen);
+      } catch (const std::bad_alloc&) {
+      }
     }
-    if (spectrum_->known()) spectrum_->solve(r);
-    return spectrum_->known();
+    if (spectrum_ == nullptr || !spectrum_->known()) return false;
+    spectrum_->solve(r);
+    return true;
   }
 
  private:
   std::mutex mutex_;
   std::unique_ptr<diffqcp::Spectrum> spectrum_;
-  const double *values_ = nullptr, *shift_ = nullptr;
+  const double* shift_ = nullptr;
 };
 
 ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
@@ -255,7 +261,7 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
         read(vector, vector_of(item + c), K.n, K.pivots, single.data());
         if (spectrum.solve(K, entries.data(), factor.shift, single)) {
           for (Index k = 0; k < K.n; ++k) r[static_cast<size_t>(k) * C + c] = single[k];
-          outcome[c].error = static_cast<float>(tolerance);
+          outcome[c].error = tolerance;
         }
       }
       write(r, c, C, K.pivots, *solution, (item + c) * K.n, K.n);

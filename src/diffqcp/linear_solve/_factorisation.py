@@ -35,8 +35,8 @@ class AbstractFactorisation(abc.ABC):
         """The factors of the matrix plus `diag(shift)`, which must be quasi-definite,
         with all else that `refined` needs, and whether the matrix itself is singular. If
         `adapt`, another shift may be taken where the factors are not accurate, or the
-        matrix has eigenvalues of the size of this one. If `well_posed`, it is regular, and
-        nothing need be spent on that.
+        matrix has eigenvalues of the size of this one. If `well_posed`, it is regular,
+        and nothing need be spent on that.
         """
 
     @abc.abstractmethod

@@ -67,7 +67,8 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
     near certainty, when `K` is factorised.
 
     A component with `sigma` well below `e` is neither resolved by (1) nor removed by
-    (2) in the steps allowed, and then the solve reports failure.
+    (2) in the steps allowed, and then the solve reports failure. (The compiled backend
+    tries other shifts first, and in the end the eigenvectors of `K`.)
 
     A solver that is told `well_posed` takes `K` for regular, with `sigma` above `e`: it
     does not look for null spaces, and reports failure as soon as (1) is slow. What it
