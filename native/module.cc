@@ -253,10 +253,10 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
     const Refinement refinement(factorisation, entries.data(), factor.panels,
                                 factor.inverse, factor.shift);
     Outcome outcome[C];
-    refinement.solve<C>(singular.typed_data()[singular_of(item)],
-                        {tolerance, floor, max_steps, well_posed}, r, outcome);
+    const diffqcp::Tolerances tolerances{tolerance, floor, max_steps, well_posed};
+    refinement.solve<C>(singular.typed_data()[singular_of(item)], tolerances, r, outcome);
     for (int c = 0; c < C; ++c) {
-      if (outcome[c].error > diffqcp::kNotConverged && !well_posed) {
+      if (tolerances.missed(outcome[c].error) && !well_posed) {
         std::vector<double> single(K.n);
         read(vector, vector_of(item + c), K.n, K.pivots, single.data());
         if (spectrum.solve(K, entries.data(), factor.shift, single)) {

@@ -26,9 +26,12 @@ struct Tolerances {
   double tolerance, floor;
   int32_t max_steps;
   bool well_posed;
-};
 
-constexpr double kNotConverged = 1e-8;
+  // Whether more has to be tried: not for NaN.
+  bool missed(double error) const { return error > std::max(kEnough, tolerance); }
+
+  static constexpr double kEnough = 1e-8;
+};
 
 class Refinement {
  public:
@@ -73,8 +76,8 @@ class Refinement {
   bool regular() const {
     std::vector<double> r = random_residual(), z;
     Outcome outcome;
-    refine<1>(false, {kNotConverged, 0, 50, true}, r, z, &outcome);
-    return outcome.error <= kNotConverged;
+    refine<1>(false, {Tolerances::kEnough, 0, 50, true}, r, z, &outcome);
+    return outcome.error <= Tolerances::kEnough;
   }
 
   // Overwrites C interleaved right-hand sides by the solutions. Only a single one may be
@@ -91,7 +94,7 @@ class Refinement {
     std::vector<double> z;
     refine<C>(singular, tolerances, r, z, outcome);
     for (int c = 0; c < C; ++c) {
-      if (singular || tolerances.well_posed || !(outcome[c].error > kNotConverged))
+      if (singular || tolerances.well_posed || !tolerances.missed(outcome[c].error))
         continue;
       std::vector<double> single(n_), again;
       for (Index k = 0; k < n_; ++k) single[k] = r[static_cast<size_t>(k) * C + c];

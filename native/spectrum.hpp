@@ -18,8 +18,9 @@ using Eigen = void(char*, char*, int*, double*, int*, double*, double*, int*, in
 // sign differ, they say how the entries of a solution are weighed.
 class Spectrum {
  public:
-  // Eigenvalues that are smaller, relative to the largest, are taken for zero.
-  static constexpr double kNull = 1e-10;
+  // Relative to the largest eigenvalue: those below the widest gap in this range are taken
+  // for zero.
+  static constexpr double kNull = 1e-13, kNonzero = 1e-8;
   // With more rows than that, it would take too long.
   static constexpr Index kLargest = 4000;
 
@@ -44,8 +45,7 @@ class Spectrum {
       vectors_[std::max(i, j) + static_cast<size_t>(order_) * std::min(i, j)] += value;
     }
     decompose(eigen);
-    for (double value : diagonal_) largest_ = std::max(largest_, std::abs(value));
-    for (double value : values_) largest_ = std::max(largest_, std::abs(value));
+    find_gap();
   }
 
   bool known() const { return known_; }
@@ -86,8 +86,26 @@ class Spectrum {
     known_ = info == 0;
   }
 
+  void find_gap() {
+    double largest = 0;
+    for (double value : diagonal_) largest = std::max(largest, std::abs(value));
+    for (double value : values_) largest = std::max(largest, std::abs(value));
+    std::vector<double> sizes{kNull * largest, kNonzero * largest};
+    for (const auto* part : {&diagonal_, &values_})
+      for (double value : *part)
+        if (std::abs(value) > sizes[0] && std::abs(value) < sizes[1])
+          sizes.push_back(std::abs(value));
+    std::sort(sizes.begin(), sizes.end());
+    double widest = 0;
+    for (size_t k = 1; k < sizes.size(); ++k)
+      if (sizes[k] > widest * sizes[k - 1]) {
+        widest = sizes[k] / sizes[k - 1];
+        null_ = sizes[k - 1];
+      }
+  }
+
   double divided(double part, double value) const {
-    return std::abs(value) > kNull * largest_ ? part / value : 0;
+    return std::abs(value) > null_ ? part / value : 0;
   }
 
   const double* column(Index j) const {
@@ -97,7 +115,7 @@ class Spectrum {
   std::vector<double> scale_, diagonal_, vectors_, values_;
   Indices place_;  // among the coupled rows; -1 for others
   Index order_ = 0;
-  double largest_ = 0;
+  double null_ = 0;
   bool known_ = false;
 };
 

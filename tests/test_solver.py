@@ -5,6 +5,7 @@ from collections import Counter
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -271,7 +272,9 @@ def test_throw_names_the_status_and_the_item():
     assert np.all(np.isfinite(jax.jit(jax.vmap(x))(q[:2], b[:2])))
 
 
-def test_bad_arguments():
+def test_bad_arguments(monkeypatch):
+    # Its own checks come before ours.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     problem, _ = random_problem(QP, 3)
     P, A, q, b = dense(problem)
     solver = dense_solver(problem)

@@ -1,3 +1,4 @@
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -269,11 +270,14 @@ class ProductCone(AbstractCone):
         return ProductCone([cone.dual() for cone in self.cones], rows)
 
 
+# There may be many cones of one size, and making one takes some 10 us.
+@functools.lru_cache(maxsize=256)
 def _second_order(dim: int) -> tuple[Any, AbstractCone]:
     # In one dimension it is the nonnegative ray.
     return ("rays", NonnegativeCone(1)) if dim == 1 else (dim, SecondOrderCone(dim))
 
 
+@functools.lru_cache(maxsize=256)
 def _psd(size: int, order: PSDOrder) -> tuple[Any, AbstractCone]:
     if size == 1:
         return "rays", NonnegativeCone(1)
