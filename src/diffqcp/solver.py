@@ -136,7 +136,8 @@ class QCPSolver(eqx.Module):
         - `P`, `A`: matrices in the structure's format. Of a dense `P` the symmetric part
             counts.
         - `q`, `b`: shapes `(n,)` and `(m,)`.
-        - `start`: a solution to start from, or `(x, y, s)`, for solvers that can.
+        - `start`: a solution to start from, or `(x, y, s)`, for forward solvers that can:
+            [`diffqcp.Newton`][] and SCS.
 
         **Returns:** a [`diffqcp.QCPSolution`][], in the widest floating-point dtype of
         the data.
