@@ -89,7 +89,7 @@ class AbstractBatchSolver(AbstractForwardSolver):
     def solve_batch(
         self, structure: AbstractQCPStructure, data: Sequence[Any], start: Start | None
     ) -> Found:
-        """The solutions for a batch of problems, in NumPy.
+        """The solutions for a batch of problems.
 
         **Arguments:**
 

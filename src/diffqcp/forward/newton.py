@@ -65,8 +65,8 @@ class Newton(AbstractBatchSolver):
         else:
             point = start.solution
         # Compiled apart, so that later calls with a start are not compiled anew.
-        first = _steps_batch(self, structure, tuple(data), point)
-        solution, exact, steps = jax.tree.map(np.asarray, first)
+        solution, exact, steps = _steps_batch(self, structure, tuple(data), point)
+        exact, steps = np.asarray(exact), np.asarray(steps)
         if np.all(exact):
             status = np.full(exact.shape, int(Status.SOLVED), np.int32)
             x, y, s = solution

@@ -101,7 +101,7 @@ def solve_on_host(
     """
     if not isinstance(solver.forward, AbstractBatchSolver):
         return _solve(solver, form, values, start)
-    data = jax.tree.map(np.asarray, _data_batch(form, values))
+    data = _data_batch(form, values)
     first = None if start is None else Start(start, np.asarray(False))
     x, y, s, status, _ = solver.forward.solve_batch(form.structure, data, first)
     return LayerSolution(_polish_batch(solver, form, data, (x, y, s)), status)
