@@ -163,7 +163,8 @@ struct Factor {
 };
 
 ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Numbers values, Numbers shift,
-                     bool adapt, bool well_posed, ffi::Result<Words> words, ffi::Result<Flags> singular) {
+                     bool adapt, bool well_posed, ffi::Result<Words> words,
+                     ffi::Result<Flags> singular) {
   if (!real(values) || !real(shift))
     return ffi::Error::InvalidArgument("values and shift must be real");
   const Pattern K(plan.typed_data());

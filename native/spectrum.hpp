@@ -71,6 +71,8 @@ class Spectrum {
 
  private:
   void decompose(Eigen* eigen) {
+    known_ = order_ == 0;
+    if (known_) return;
     values_.resize(order_);
     char vectors = 'V', lower = 'L';
     int n = order_, lwork = -1, liwork = -1, integers = 0, info = 0;
