@@ -138,7 +138,8 @@ def polish(
         force = np.abs(problem.q).max(initial=1)
         residual = np.concatenate([P @ x + A.T @ y + problem.q, complementarity])
         size = float(np.abs(residual).max() / force)
-        if size < 1e-17 or (size < 1e-13 and size > last / 2):
+        # As small as it gets: of a margin of 1e-8 the complementarity is the square.
+        if size < 1e-13 and size >= last / 2:
             return x, y, size
         last = size
         step = _Solver(_jacobian(problem, C_s, C_y)).solve(-residual, steps=1)
