@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import lineax as lx
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from diffqcp import (
     AbstractHostSolver,
     Clarabel,
     Function,
+    InteriorPoint,
     LU,
     Newton,
     QCPSolver,
@@ -90,6 +92,13 @@ def test_a_start_that_is_not_finite():
     solver = QCPSolver(structure, forward=Newton())
     found = solver(*data, start=tuple(jnp.full(k, jnp.nan) for k in (x.size, 5, 5)))
     np.testing.assert_allclose(found.x, x, atol=1e-9)
+
+
+def test_bad_argument(monkeypatch):
+    # Its own checks come before ours.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(TypeError, match="otherwise: expected .* on the host"):
+        Newton(InteriorPoint())
 
 
 def test_points_on_the_way_to_infinity_are_no_solutions():

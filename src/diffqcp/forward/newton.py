@@ -34,11 +34,20 @@ class Newton(AbstractBatchSolver):
     - `otherwise`: the other solver; [`diffqcp.Clarabel`][] by default.
     - `max_steps`: the most steps.
     - `patience`: how many of them may fail to reduce the residual.
+
+    **Raises:** `TypeError` if `otherwise` is no solver that runs on the host.
     """
 
     otherwise: AbstractBatchSolver = Clarabel()
     max_steps: int = 15
     patience: int = 3
+
+    def __check_init__(self):
+        if not isinstance(self.otherwise, AbstractBatchSolver):
+            raise TypeError(
+                "otherwise: expected a forward solver that runs on the host, such as "
+                f"diffqcp.Clarabel(), got {self.otherwise!r}"
+            )
 
     def solve(
         self, structure: AbstractQCPStructure, data: Data, start: Start | None
