@@ -1,7 +1,9 @@
 """What a QCP computes: functions of its arrays, compiled once for a structure."""
 
+import warnings
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from ._accuracy import accurate_error, exact_error, Yardstick
 from .derivative import (
     adjoint_system,
     Data,
@@ -52,18 +55,18 @@ def as_smoothing(value: Any) -> Smoothing:
 
 
 class Linearised(NamedTuple):
-    """A QCP around its solution.
+    """A QCP around a point.
 
     - `kkt`, `state`: `K`, and the solver's state for it.
-    - `y`: the projection of `y - s`.
+    - `solution`: `(x, y, s)`, with `y` the projection of `y - s`.
     - `newton`: what a semismooth Newton step solves for; see `linearise`.
 
-    If `D` is smoothed, `y` and `newton` are not what they are called.
+    If `D` is smoothed, `solution` and `newton` are not what they are called.
     """
 
     kkt: KKTOperator
     state: Any
-    y: Float[Array, " m"]
+    solution: Solution
     newton: tuple[Float[Array, " n"], Float[Array, " m"]]
 
 
@@ -96,28 +99,118 @@ def linearise(
     kkt = KKTOperator(P, A, jacobian.map(lambda eigenvalues: eigenvalues + poison))
     # The rules of lineax take the state for a constant.
     state = solver.init(jax.lax.stop_gradient(kkt), {})
-    return Linearised(kkt, state, y, (-dual_residual, -primal_residual))
+    return Linearised(kkt, state, (x, y, y - v), (-dual_residual, -primal_residual))
 
 
-def _polished(
-    linearised: Linearised,
+class Progress(NamedTuple):
+    """How a derivative came about, as one small array, and where to take it next.
+
+    - `solution`: the next point, if there is one.
+    - `report`: whether the system was solved; the error of the solution, as
+        `diffqcp._accuracy` has it, zero if it was not asked for; and whether a derivative
+        at the next point would be a better one.
+    """
+
+    solution: Solution
+    report: Float[Array | np.ndarray, "3"]
+
+
+def _polish(
+    structure: AbstractQCPStructure,
     values: Values,
+    linearised: Linearised,
     dx: Float[Array, " n"],
     dy: Float[Array, " m"],
-) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-    """`x` and `y` after the Newton step.
+    solved: Bool[Array, ""],
+) -> tuple[Solution, Progress]:
+    """The best solution whose `D` is that of `linearised`, after the Newton step `dx`,
+    `dy`; and whether to linearise again.
 
-    One that changes them by more than a hundredth corrects no error of a solver: it
-    comes from a `K` that is nearly singular, and is not taken.
+    The step takes one more solve with the factors of the derivative. Where it improves
+    the solution, but not to one with the same `D`, the derivative is to be taken at the
+    new point. So a QP with the right active set is factorised once, and any problem is
+    if its solution is exact.
     """
-    x, y = values.x + dx, linearised.y + dy
-    taken = _close(x, values.x) & _close(y, values.y)
-    return jnp.where(taken, x, values.x), jnp.where(taken, y, values.y)
+    data: Data = values[:4]
+    P, A, q, b = data
+    A_matrix = structure.A_matrix(A)
+    x, y, s = linearised.solution
+    upper, dual = linearised.newton
+    v = y + dy - s - (dual - A_matrix.mv(dx))
+    new = structure.dual_cone.project(v)
+    moved = x + dx, new, new - v
+    rest = structure.P_mv(P, moved[0]) + A_matrix.transpose_mv(new) + q
+    yardstick = Yardstick.make(structure, data)
+    before = yardstick.error(structure, linearised.solution, (-upper, -dual))
+    residuals = rest, A_matrix.mv(moved[0]) + moved[2] - b
+    after = yardstick.error(structure, moved, residuals)
+    improved = after < before
+    # In zero and nonnegative cones `D` depends on signs only.
+    straight = structure.dims["z"] + structure.dims["l"] == structure.m
+    kept = jnp.asarray(straight) & jnp.all((new > moved[2]) == (y > s))
+    enough = before <= exact_error(x.dtype)
+    solution = jax.tree.map(
+        lambda new, old: jnp.where(improved & kept, new, old), moved, linearised.solution
+    )
+    error = jnp.where(improved & kept, after, before)
+    again = improved & ~kept & ~enough
+    report = jnp.stack([part.astype(x.dtype) for part in (solved, error, again)])
+    return solution, Progress(moved, report)
 
 
-def _close(new: Float[Array, " d"], old: Float[Array, " d"]) -> Bool[Array, ""]:
-    change = new - old
-    return jnp.vdot(change, change) <= 1e-4 * jnp.vdot(old, old)
+def _unpolished(values: Values, solved: Bool[Array, ""]) -> tuple[Solution, Progress]:
+    given: Solution = values[4:]
+    zero = jnp.zeros_like(values.x, shape=())
+    return given, Progress(given, jnp.stack([solved.astype(zero.dtype), zero, zero]))
+
+
+_Result = TypeVar("_Result")
+
+
+def repeat(
+    compute: Callable[[Values], tuple[_Result, Progress]], values: Values
+) -> tuple[_Result, Progress]:
+    """A derivative at the solution that Newton steps end at, as long as they improve it:
+    `compute` linearises at a point, and says whether there is a better one.
+
+    With known values that is a loop in Python, so that one step is all that is compiled.
+    """
+
+    def again(progress: Progress) -> tuple[_Result, Progress]:
+        return compute(Values(*values[:4], *progress.solution))
+
+    found = compute(values)
+    if not isinstance(found[1].report, Tracer):
+        for _ in range(_MOST_REPEATS):
+            result, progress = found
+            progress = progress._replace(report=np.asarray(progress.report))
+            if not progress.report[2]:
+                break
+            found = again(progress)
+        return result, progress
+    steps = jnp.zeros_like(found[1].report[2])
+    return jax.lax.while_loop(
+        lambda state: (state[0][1].report[2] > 0) & (state[1] < _MOST_REPEATS),
+        lambda state: (again(state[0][1]), state[1] + 1),
+        (found, steps),
+    )[0]
+
+
+_MOST_REPEATS = 10
+
+
+def warn_if_inaccurate(progress: Progress) -> None:
+    """Where a derivative is known, and the solution that it is taken at is none."""
+    if isinstance(progress.report, Tracer):
+        return
+    _, error, _ = progress.report
+    if error > accurate_error(progress.report.dtype):
+        warnings.warn(
+            "diffqcp: the solution does not satisfy the optimality conditions, and its "
+            f"derivative may be wrong: their residual is {error:.0e} of its terms, after "
+            "the Newton steps that helped. Solve to a smaller tolerance",
+            stacklevel=3,
+        )
 
 
 @partial(jax.jit, static_argnames=("structure", "polish", "throw"))
@@ -129,15 +222,16 @@ def compute_derivative(
     structure: AbstractQCPStructure,
     polish: bool,
     throw: bool,
-) -> SolutionDerivative:
+) -> tuple[SolutionDerivative, Progress]:
     """`AbstractQCP.derivative`."""
     linearised = linearise(structure, values, solver.thaw(), smoothing)
     kkt, state = linearised.kkt, linearised.state
-    x, y = values.x, values.y
-    if polish and smoothing is None:  # the Newton step is with the exact `D`
-        dx, dy, _ = kkt.solve(*linearised.newton, solver.thaw(), state)
-        x, y = _polished(linearised, values, dx, dy)
-    return SolutionDerivative(kkt, x, y, solver, state, structure, throw)
+    if polish and smoothing is None:  # Newton steps are with the exact `D`
+        dx, dy, solved = kkt.solve(*linearised.newton, solver.thaw(), state)
+        (x, y, _), progress = _polish(structure, values, linearised, dx, dy, solved)
+    else:
+        (x, y, _), progress = _unpolished(values, jnp.asarray(True))
+    return SolutionDerivative(kkt, x, y, solver, state, structure, throw), progress
 
 
 @partial(jax.jit, static_argnames=("structure", "polish"))
@@ -149,12 +243,14 @@ def compute_jvp(
     *,
     structure: AbstractQCPStructure,
     polish: bool,
-) -> tuple[Solution, Bool[Array, ""]]:
-    """`AbstractQCP.jvp`, and whether the system was solved."""
-    operator = compute_derivative(
+) -> tuple[Solution, Progress]:
+    """`AbstractQCP.jvp`."""
+    operator, progress = compute_derivative(
         solver, values, smoothing, structure=structure, polish=polish, throw=False
     )
-    return push_forward(operator, data)
+    solution, solved = push_forward(operator, data)
+    report = progress.report.at[0].set(solved.astype(progress.report.dtype))
+    return solution, progress._replace(report=report)
 
 
 @partial(jax.jit, static_argnames=("structure", "polish"))
@@ -166,10 +262,10 @@ def compute_vjp(
     *,
     structure: AbstractQCPStructure,
     polish: bool,
-) -> tuple[Data, Bool[Array, ""]]:
-    """`AbstractQCP.vjp`, and whether the system was solved."""
+) -> tuple[Data, Progress]:
+    """`AbstractQCP.vjp`."""
     linearised = linearise(structure, values, solver.thaw(), smoothing)
-    kkt, x, y = linearised.kkt, values.x, values.y
+    kkt = linearised.kkt
 
     def solve(upper, dual):
         return kkt.solve(upper, dual, solver.thaw(), linearised.state)
@@ -179,7 +275,8 @@ def compute_vjp(
         # Neither right-hand side needs the solution of the other: solve for both at once.
         both = jax.tree.map(lambda *parts: jnp.stack(parts), system, linearised.newton)
         (w, dx), (u, dy), (solved, _) = jax.vmap(solve)(*both)
-        x, y = _polished(linearised, values, dx, dy)
+        (x, y, _), progress = _polish(structure, values, linearised, dx, dy, solved)
     else:
         w, u, solved = solve(*system)
-    return pull_back(structure, x, y, cotangents, w, u), solved
+        (x, y, _), progress = _unpolished(values, solved)
+    return pull_back(structure, x, y, cotangents, w, u), progress

@@ -27,14 +27,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 from jaxtyping import Array
 
 from ._differentiate import linearise, Smoothing, Values
-from ._newton import newton
+from ._search import search
 from .derivative import Data, Solution
-from .forward import AbstractForwardSolver, Found, Start, Status
+from .forward import AbstractForwardSolver, Found
 from .linear_solve import FrozenSolver
 from .structure import AbstractQCPStructure
 
@@ -60,34 +59,11 @@ class Extras(NamedTuple):
     start: Solution | None
 
 
-def polish(
-    structure: AbstractQCPStructure,
-    data: Data,
-    solution: Solution,
-    solver: lx.AbstractLinearSolver,
-    max_steps: int,
-) -> Solution:
-    """What a forward solver has found, after Newton steps as long as they improve it."""
-    if not max_steps:
-        return solution
-    limits = {"max_steps": max_steps, "patience": 0}
-    return newton(structure, data, solution, solver, **limits)[0]
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def find(recipe: Recipe, data: Data, extras: Extras) -> Found:
     """The solution; differentiable in `data`."""
     structure, forward, steps = recipe
-
-    start = None
-    if extras.start is not None:
-        start = Start(extras.start, jnp.asarray(False))
-    found = forward.solve(structure, data, start)
-    x, y, s = (jnp.asarray(part) for part in (found.x, found.y, found.s))
-    solution = polish(structure, data, (x, y, s), extras.solver.thaw(), steps)
-    solved = found.status == Status.SOLVED
-    x, y, s = (jnp.where(solved, part, jnp.nan) for part in solution)
-    return Found(x, y, s, found.status, found.iterations)
+    return search(structure, forward, data, extras.start, extras.solver.thaw(), steps)
 
 
 @find.defjvp

@@ -1,4 +1,3 @@
-import math
 from typing import NamedTuple
 
 import jax.lax as lax
@@ -7,6 +6,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
+from ._accuracy import exact_error, Yardstick
 from ._differentiate import linearise, Values
 from .derivative import Data, Solution
 from .kkt import KKTOperator
@@ -14,11 +14,8 @@ from .structure import AbstractQCPStructure
 
 
 class _Point(NamedTuple):
-    """`error` is the norm of the residual; `exact`: whether it is of rounding errors."""
-
     solution: Solution
     error: Float[Array, ""]
-    exact: Bool[Array, ""]
 
 
 class _State(NamedTuple):
@@ -36,7 +33,7 @@ def newton(
     *,
     max_steps: int,
     patience: int,
-) -> tuple[Solution, Bool[Array, ""], Integer[Array, ""]]:
+) -> tuple[Solution, Float[Array, ""], Integer[Array, ""]]:
     """Semismooth Newton's method on the optimality conditions.
 
         P x + A'Pi(v) + q = 0,    A x + Pi(v) - v = b        with v = y - s.
@@ -47,27 +44,23 @@ def newton(
     programming", ICML 2017.)
 
     **Returns:** the best point, never worse than `(x, Pi(v), Pi(v) - v)` of the start;
-    whether it is a solution, wherever it came from: its residual is of rounding errors,
-    and small against the data too, since that of a point on the way to infinity is small
-    against its own size; and how many steps were taken.
+    its error, as [`diffqcp._accuracy.Yardstick`][] has it; and how many steps were taken.
     """
-
-    eps = float(jnp.finfo(data[2].dtype).eps)
+    yardstick = Yardstick.make(structure, data)
+    exact = exact_error(data[2].dtype)
 
     def at(x: Float[Array, " n"], v: Float[Array, " m"]) -> _Point:
         y = structure.dual_cone.project(v)
-        s = y - v
         P, A, q, b = data
         A_matrix = structure.A_matrix(A)
-        Px, pulled, Ax = structure.P_mv(P, x), A_matrix.transpose_mv(y), A_matrix.mv(x)
-        error = jnp.linalg.norm(jnp.concatenate([Px + pulled + q, Ax + s - b]))
-        sizes = jnp.abs(Px) + jnp.abs(pulled) + jnp.abs(q)
-        sizes = jnp.concatenate([sizes, jnp.abs(Ax) + jnp.abs(s) + jnp.abs(b)])
-        return _Point((x, y, s), error, error <= 100 * eps * jnp.linalg.norm(sizes))
+        dual = structure.P_mv(P, x) + A_matrix.transpose_mv(y) + q
+        solution = (x, y, y - v)
+        residuals = dual, A_matrix.mv(x) + solution[2] - b
+        return _Point(solution, yardstick.error(structure, solution, residuals))
 
     def unfinished(state: _State) -> Bool[Array, ""]:
         point, _, misses, steps = state
-        going = ~point.exact & jnp.isfinite(point.error)
+        going = (point.error > exact) & jnp.isfinite(point.error)
         return going & (misses <= patience) & (steps < max_steps)
 
     def body(state: _State) -> _State:
@@ -89,10 +82,7 @@ def newton(
     last = lax.while_loop(
         unfinished, body, _State(point, point, jnp.asarray(0), jnp.asarray(0))
     )
-    solution, error, exact = last.best
-    data_size = jnp.linalg.norm(jnp.concatenate(data[2:]))
-    exact &= error <= math.sqrt(eps) * data_size
-    return solution, exact, last.steps
+    return *last.best, last.steps
 
 
 def central_point(

@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +16,9 @@ from ._differentiate import (
     compute_derivative,
     compute_jvp,
     compute_vjp,
+    repeat,
     Values,
+    warn_if_inaccurate,
 )
 from ._regularity import examine, Regularity
 from .derivative import checked, Solution, SolutionDerivative
@@ -76,9 +79,11 @@ class AbstractQCP(eqx.Module):
             (sparse, on NVIDIA GPUs).
         - `solver`: any lineax solver for symmetric indefinite systems, to use instead of
             a named one. It must take singular ones if there may be any.
-        - `polish`: whether to correct `x` and `y` by one Newton step first, which takes
-            one more solve with the same factorisation. It removes the error of a QP's
-            solution that has the right active set. `D` is taken at the solution given.
+        - `polish`: whether to correct the solution by Newton steps first, as long as they
+            help. The first takes one more solve with the same factorisation, and removes
+            the error of a QP's solution that has the right active set. Further ones, and
+            a factorisation for each, are for other cones, unless the solution is exact
+            already. If False, the solution is taken as it is given.
         - `smoothing`: a number `mu > 0` replaces `D` by the derivative of the smoothed
             projection with that parameter, which has eigenvalues inside (0, 1); see
             [`diffqcp.cones.AbstractCone.smoothed_jacobian`][]. Constraints then pull
@@ -93,17 +98,21 @@ class AbstractQCP(eqx.Module):
         the least-squares solution of least norm of the linear system.
 
         **Raises:** `ValueError` for an unknown `solve_method`, `TypeError` if `solver`
-        is not a lineax solver; for [`diffqcp.CuDSS`][] what its `check` raises.
+        is not a lineax solver; for [`diffqcp.CuDSS`][] what its `check` raises. Outside
+        of transformations it warns if the solution is none, and cannot be made one.
         """
         values = self._values
-        return compute_derivative(
+        compute = partial(
+            compute_derivative,
             select_solver(solve_method, solver, values),
-            values,
-            as_smoothing(smoothing),
+            smoothing=as_smoothing(smoothing),
             structure=self.problem_structure,
             polish=polish,
             throw=throw,
         )
+        operator, progress = repeat(compute, values)
+        warn_if_inaccurate(progress)
+        return operator
 
     def regularity(self) -> Regularity:
         """Reports what the derivative rests on: strict complementarity, the rank and the
@@ -157,15 +166,17 @@ class AbstractQCP(eqx.Module):
             as_vector("dq", dq, structure.n, dtype),
             as_vector("db", db, structure.m, dtype),
         )
-        solution, solved = compute_jvp(
+        compute = partial(
+            compute_jvp,
             select_solver(solve_method, solver, (values, data)),
-            values,
-            data,
-            as_smoothing(smoothing),
+            data=data,
+            smoothing=as_smoothing(smoothing),
             structure=structure,
             polish=polish,
         )
-        return checked(solution, solved, throw)
+        solution, progress = repeat(compute, values)
+        warn_if_inaccurate(progress)
+        return checked(solution, progress.report[0], throw)
 
     def vjp(
         self,
@@ -203,15 +214,17 @@ class AbstractQCP(eqx.Module):
             as_vector("dy", dy, structure.m, dtype),
             as_vector("ds", ds, structure.m, dtype),
         )
-        data, solved = compute_vjp(
+        compute = partial(
+            compute_vjp,
             select_solver(solve_method, solver, (values, cotangents)),
-            values,
-            cotangents,
-            as_smoothing(smoothing),
+            cotangents=cotangents,
+            smoothing=as_smoothing(smoothing),
             structure=structure,
             polish=polish,
         )
-        dP, dA, dq, db = checked(data, solved, throw)
+        data, progress = repeat(compute, values)
+        warn_if_inaccurate(progress)
+        dP, dA, dq, db = checked(data, progress.report[0], throw)
         P, A = structure.P_pattern, structure.A_pattern
         return structure.wrap(dP, P), structure.wrap(dA, A), dq, db
 

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, ArrayLike, Float, Integer, Real, ScalarLike
 
+from ._accuracy import finite_bounds
 from ._checks import as_vector
 from ._differentiate import as_smoothing, Smoothing
 from ._implicit import Extras, find, Recipe
@@ -80,8 +81,9 @@ class QCPSolver(eqx.Module):
         steps (True: 10). Errors of the solution are errors of the derivative.
     - `smoothing`: as for [`diffqcp.AbstractQCP.derivative`][]; the solution stays the
         exact one. Second derivatives take the smoothed `D` for a constant.
-    - `throw`: whether a problem without solution raises a `RuntimeError` with the status
-        and the place in the batch. If False, its solution and its derivatives are NaN.
+    - `throw`: whether a problem that is not solved raises a `RuntimeError` with the status
+        and the place in the batch. If False, its solution and its derivatives are NaN, or
+        if the status is `INACCURATE`, as good as could be had.
 
     **Raises:** `TypeError` or `ValueError`, naming the argument.
     """
@@ -179,7 +181,7 @@ class QCPSolver(eqx.Module):
             as_vector(f"start {name}", jax.lax.stop_gradient(part), size, dtype)
             for name, part, size in zip("xys", start, (n, m, m), strict=True)
         )
-        return x, y, s
+        return x, y, jnp.where(s == jnp.inf, 1, s)  # where there is no constraint
 
 
 def solve(
@@ -232,8 +234,9 @@ def _is_sparse(matrix: Any) -> bool:
 
 @partial(jax.jit, static_argnums=0)
 def _solve(recipe: Recipe, data: Data, extras: Extras) -> QCPSolution:
-    x, y, s, status, iterations = find(recipe, data, extras)
     structure, (P, A, q, b) = recipe.structure, data
+    none, A, b = finite_bounds(structure, A, b)
+    x, y, s, status, iterations = find(recipe, (P, A, q, b), extras)
     A_matrix = structure.A_matrix(A)
     Px = structure.P_mv(P, x)
 
@@ -246,6 +249,7 @@ def _solve(recipe: Recipe, data: Data, extras: Extras) -> QCPSolution:
         jnp.abs(jax.lax.stop_gradient(x @ Px + q @ x + b @ y)),
     )
     objective = x @ Px / 2 + q @ x
+    s = jnp.where(none, jnp.inf, s)
     return QCPSolution(x, y, s, status, iterations, objective, residuals)
 
 
@@ -280,6 +284,6 @@ def _check(status: Array) -> np.ndarray:
     )
     more = f" ({len(failed)} items in all)" if len(failed) > 1 else ""
     raise RuntimeError(
-        f"diffqcp: the status{where} is {word!r}, so there is no solution{more}. With "
-        "throw=False it is NaN instead"
+        f"diffqcp: the status{where} is {word!r}{more}. With throw=False the solution is "
+        "NaN, or if it is inaccurate, as good as could be found"
     )

@@ -35,6 +35,14 @@ class SparsityPattern(eqx.Module):
         """How many entries are stored."""
         return self.rows.size
 
+    @property
+    def full(self) -> bool:
+        """Whether all entries are stored, row after row."""
+        if self.nnz != self.shape[0] * self.shape[1]:
+            return False
+        rows, cols = np.indices(self.shape).reshape(2, -1)
+        return np.array_equal(self.rows, rows) and np.array_equal(self.cols, cols)
+
 
 class SparseMatrix(eqx.Module):
     """A matrix with a static pattern."""
@@ -51,6 +59,20 @@ class SparseMatrix(eqx.Module):
         """`matrix.T @ vector`."""
         terms = self.values * vector[self.pattern.rows]
         return _sum_into(terms, self.pattern.cols, self.pattern.shape[1])
+
+    def row_sizes(self) -> Float[Array, " rows"]:
+        """The largest absolute value in each row."""
+        return self._largest(self.pattern.rows, 0)
+
+    def col_sizes(self) -> Float[Array, " cols"]:
+        """The largest absolute value in each column."""
+        return self._largest(self.pattern.cols, 1)
+
+    def _largest(self, index: np.ndarray, axis: int) -> Float[Array, " size"]:
+        sizes, shape = jnp.abs(self.values), self.pattern.shape
+        if self.pattern.full:  # reductions are many times faster than scattered maxima
+            return jnp.max(sizes.reshape(shape), axis=1 - axis, initial=0)
+        return jnp.zeros(shape[axis], sizes.dtype).at[index].max(sizes)
 
     def as_matrix(self) -> Float[Array, "rows cols"]:
         """The dense matrix."""

@@ -27,14 +27,17 @@ class Status(enum.IntEnum):
     """The solver could not go on."""
     NOT_FINITE = 5
     """The data are not finite."""
+    INACCURATE = 6
+    """A point was found, but not to rounding errors, and so its derivative may be wrong:
+    neither polishing it nor solving again with a smaller tolerance has helped."""
 
 
 class Found(NamedTuple):
     """What a forward solver returns for one problem.
 
     - `x`, `y`, `s`: the solution, its dual and its slack: `(n,)`, `(m,)`, `(m,)`.
-    - `status`: a [`diffqcp.Status`][]. What the vectors are matters only if it is
-        `SOLVED`.
+    - `status`: a [`diffqcp.Status`][]. If it is not `SOLVED`, the vectors are the last
+        iterate, if there is one, from which polishing may still find the solution.
     - `iterations`: how many were taken.
     """
 

@@ -223,10 +223,9 @@ class _Family:
             for whole, part in zip((x, y, s), views[4:], strict=True):
                 whole[exact] = part[exact]
         for chunk, part in zip(chunks, found, strict=True):
-            solved = np.asarray(part.status) == Status.SOLVED
             status[chunk], iterations[chunk] = part.status, part.iterations
             for whole, vectors in zip((x, y, s), part[:3], strict=True):
-                whole[chunk[solved]] = np.asarray(vectors)[solved]
+                whole[chunk] = vectors
         y, s = _along(self.rows.T, y), _along(self.rows_inverse, s)
         x, y, s = (
             part.astype(dtype).reshape(*batch, size)
@@ -254,6 +253,32 @@ def failed(n: int, m: int, status: Status, iterations: int = 0) -> Found:
     """An outcome without a solution."""
     x, y = np.full(n, np.nan), np.full(m, np.nan)
     return Found(x, y, y, np.asarray(int(status)), np.asarray(iterations))
+
+
+def verdict(
+    problem: HostProblem, status: Status, x: np.ndarray, y: np.ndarray, s: np.ndarray
+) -> Status:
+    """The status, where it is `INFEASIBLE` or `UNBOUNDED`, if what a solver returns with
+    it proves that.
+
+    If `b'y < 0` for a `y` in the dual cone, every feasible `x` has
+    `-b'y <= |A'y|_1 |x|_inf`, so there is none that is not huge. In the same way
+    `q'x < 0` with `P x` and `A x + s` small leaves only huge dual solutions. In the units
+    in which problems are solved, the entries of solutions are not far from one. (Boyd
+    and Vandenberghe, "Convex optimization", section 5.8, for the exact certificates.)
+    """
+    upper, A = problem.P, problem.A
+    if status == Status.INFEASIBLE:
+        slope, rest = problem.b @ y, np.abs(A.T @ y).sum()
+    elif status == Status.UNBOUNDED:
+        Px = upper @ x + upper.T @ x - upper.diagonal() * x
+        slope, rest = problem.q @ x, np.abs(Px).sum() + np.abs(A @ x + s).sum()
+    else:
+        return status
+    return status if slope < 0 and rest <= -slope / _HUGE else Status.NUMERICAL_TROUBLE
+
+
+_HUGE = 1e6
 
 
 class _Gather:

@@ -5,7 +5,7 @@ import numpy as np
 
 from ..cones.psd import PSDOrder
 from ._base import Found, Status
-from ._host import AbstractHostSolver, failed, HostBatch, HostProblem
+from ._host import AbstractHostSolver, failed, HostBatch, HostProblem, verdict
 
 
 clarabel: Any = _clarabel  # it has no type information
@@ -109,9 +109,10 @@ def _settings(options: Clarabel) -> Any:
 
 def _found(solution: Any, problem: HostProblem) -> Found:
     status = _STATUSES.get(str(solution.status), Status.NUMERICAL_TROUBLE)
-    if status != Status.SOLVED:
-        return failed(problem.q.size, problem.b.size, status, solution.iterations)
     x, y, s = (np.asarray(part) for part in (solution.x, solution.z, solution.s))
+    status = verdict(problem, status, x, y, s)
+    if status in (Status.INFEASIBLE, Status.UNBOUNDED):
+        return failed(problem.q.size, problem.b.size, status, solution.iterations)
     return Found(x, y, s, np.asarray(int(status)), np.asarray(solution.iterations))
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 
+from .._accuracy import accurate_error
 from .._newton import central_point, newton
 from ..derivative import Data, Solution
 from ..linear_solve.auto import AutoSolver
@@ -58,6 +59,8 @@ class Newton(AbstractBatchSolver):
         else:
             point = start.solution
         solution, exact, steps = self._steps(structure, data, point)
+        if start is not None:
+            exact |= start.exact
         found = self.otherwise.solve(structure, data, Start(solution, exact))
         x, y, s = (
             jnp.where(exact, *parts) for parts in zip(solution, found[:3], strict=True)
@@ -90,7 +93,10 @@ class Newton(AbstractBatchSolver):
 
     def _steps(self, structure: AbstractQCPStructure, data: Data, point: Solution) -> Any:
         limits = {"max_steps": self.max_steps, "patience": self.patience}
-        return newton(structure, data, point, self._linear_solver, **limits)
+        solution, error, steps = newton(
+            structure, data, point, self._linear_solver, **limits
+        )
+        return solution, error <= accurate_error(error.dtype), steps
 
 
 @partial(jax.jit, static_argnums=(0, 1))

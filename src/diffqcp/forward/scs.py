@@ -7,7 +7,7 @@ import scs
 
 from ..cones.psd import PSDOrder
 from ._base import Found, Status
-from ._host import AbstractHostSolver, failed, HostBatch, HostProblem
+from ._host import AbstractHostSolver, failed, HostBatch, HostProblem, verdict
 
 
 class SCS(AbstractHostSolver):
@@ -66,13 +66,12 @@ def _run(
         x, y, s = problem.start
         found = workspace["solver"].solve(warm_start=True, x=x, y=y, s=s)
     code, steps = found["info"]["status_val"], found["info"]["iter"]
+    x, y, s = (np.asarray(found[name]) for name in "xys")
     status = _STATUSES.get(code, Status.NUMERICAL_TROUBLE)
-    if status != Status.SOLVED:
+    status = verdict(problem, status, x, y, s)
+    if status in (Status.INFEASIBLE, Status.UNBOUNDED):
         return failed(q.size, b.size, status, steps)
-    return Found(
-        *(found["x"], found["y"], found["s"]),
-        *(np.asarray(int(status)), np.asarray(steps)),
-    )
+    return Found(x, y, s, np.asarray(int(status)), np.asarray(steps))
 
 
 # "Inaccurate" ones have reached the limit of iterations.

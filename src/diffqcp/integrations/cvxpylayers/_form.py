@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..._implicit import polish
+from ..._accuracy import finite_bounds
+from ..._search import search_batch
 from ..._static import StaticArray
 from ...derivative import Data, Solution
-from ...forward import AbstractBatchSolver, Start
+from ...forward import AbstractBatchSolver
 from ...qcp import HostQCP
 from ...solver import QCPSolver
 from ...structure import QCPStructureCPU
@@ -102,9 +103,11 @@ def solve_on_host(
     if not isinstance(solver.forward, AbstractBatchSolver):
         return _solve(solver, form, values, start)
     data = _data_batch(form, values)
-    first = None if start is None else Start(start, np.asarray(False))
-    x, y, s, status, _ = solver.forward.solve_batch(form.structure, data, first)
-    return LayerSolution(_polish_batch(solver, form, data, (x, y, s)), status)
+    x, y, s, status, _ = search_batch(
+        *(form.structure, solver.forward, data, start),
+        *(solver.frozen_solver, solver.polish),
+    )
+    return LayerSolution((x, y, s), status)
 
 
 @partial(jax.jit, static_argnames="form")
@@ -120,20 +123,10 @@ def _solve(solver: QCPSolver, form: LayerForm, values: Any, start: Any) -> Layer
 def _data_batch(form: LayerForm, values: tuple[Array | None, Array, Array]) -> Data:
     def data(values):
         P, A, q, b = form.data(*values)
-        return P.data, A.data, q, b
+        _, A_values, b = finite_bounds(form.structure, A.data, b)
+        return P.data, A_values, q, b
 
     return jax.vmap(data)(values)
-
-
-@partial(jax.jit, static_argnames="form")
-def _polish_batch(
-    solver: QCPSolver, form: LayerForm, data: Any, solution: Solution
-) -> Solution:
-    def improve(data, solution):
-        linear_solver = solver.frozen_solver.thaw()
-        return polish(form.structure, data, solution, linear_solver, solver.polish)
-
-    return jax.vmap(improve)(data, solution)
 
 
 @partial(jax.jit, static_argnames="form")
@@ -148,6 +141,8 @@ def differentiate_batch(
 
     def differentiate(values, solution, gradients):
         P, A, q, b = form.data(*values)
+        none, A_values, b = finite_bounds(form.structure, A.data, b)
+        A = form.structure.wrap(A_values, form.structure.A_pattern)
         x, y, s = solution
         qcp = HostQCP(P, A, q, b, x, y, s, form.structure)
         dx, dy = gradients

@@ -1,0 +1,100 @@
+"""Problems in units of their own, so that solvers and tolerances see numbers near one."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .derivative import Data, Solution
+from .structure import AbstractQCPStructure
+
+
+class Scaling(NamedTuple):
+    """Units of a problem: powers of two, so that nothing is rounded.
+
+    With `D = diag(cols)`, `E = diag(rows)` and `u = unit` the problem with
+
+        P^ = D P D,    A^ = E A D,    q^ = D q / u,    b^ = E b / u
+
+    has the solution `x^ = D^-1 x / u`, `y^ = E^-1 y / u`, `s^ = E s / u`. The rows of a
+    cone that is not a product of rays have one factor, so `s^` is in the same cone.
+    """
+
+    cols: Float[Array, " n"]
+    rows: Float[Array, " m"]
+    unit: Float[Array, ""]
+
+    def data(self, structure: AbstractQCPStructure, data: Data) -> Data:
+        """The scaled problem."""
+        P, A, q, b = data
+        i, j = structure.P_pattern.rows, structure.P_pattern.cols
+        k, l = structure.A_pattern.rows, structure.A_pattern.cols  # noqa: E741
+        P, A = self.cols[i] * P * self.cols[j], self.rows[k] * A * self.cols[l]
+        return P, A, self.cols * q / self.unit, self.rows * b / self.unit
+
+    def scale(self, solution: Solution) -> Solution:
+        """From a solution of the problem to that of the scaled one."""
+        x, y, s = (part / self.unit for part in solution)
+        return x / self.cols, y / self.rows, s * self.rows
+
+    def restore(self, solution: Solution) -> Solution:
+        """The inverse of `scale`."""
+        x, y, s = (part * self.unit for part in solution)
+        return x * self.cols, y * self.rows, s / self.rows
+
+
+def equilibrate(structure: AbstractQCPStructure, data: Data) -> Scaling:
+    """Units in which the rows and columns of
+
+        [[P, A', q], [A, 0, b], [q', b', 0]]
+
+    have a largest entry near one: Ruiz's iteration, "A scaling algorithm to equilibrate
+    both rows and columns norms in matrices", 2001, on the matrix of the homogeneous
+    embedding. As `b` is part of it, a bound far away from all else makes its row small
+    and does not count. The first step takes the rows alone, and all of their norms, as
+    their units differ most.
+    """
+    P, A, q, b = (jnp.abs(part) for part in data)
+    one = jnp.ones_like(q[:0].sum())
+
+    def sizes(scaling: Scaling) -> tuple[Array, Array, Array]:
+        P_, A_, q_, b_ = scaling.data(structure, (P, A, q, b))
+        P_matrix, A_matrix = structure.P_matrix(P_), structure.A_matrix(A_)
+        cols = jnp.maximum(P_matrix.col_sizes(), A_matrix.col_sizes())
+        rows = block_max(structure, jnp.maximum(A_matrix.row_sizes(), b_))
+        largest = jnp.maximum(jnp.max(q_, initial=0), jnp.max(b_, initial=0))
+        return jnp.maximum(cols, q_), rows, largest
+
+    def nonzero(size: Array) -> Array:
+        return jnp.where(size > 0, size, 1)
+
+    def step(_: int, scaling: Scaling) -> Scaling:
+        cols, rows, largest = (jnp.sqrt(nonzero(size)) for size in sizes(scaling))
+        return Scaling(scaling.cols / cols, scaling.rows / rows, scaling.unit * largest)
+
+    scaling = Scaling(jnp.ones_like(q), jnp.ones_like(b), one)
+    scaling = scaling._replace(rows=1 / nonzero(sizes(scaling)[1]))
+    scaling = jax.lax.fori_loop(0, _STEPS, step, scaling)
+    return jax.tree.map(lambda part: jnp.exp2(jnp.round(jnp.log2(part))), scaling)
+
+
+_STEPS = 4
+
+
+def block_max(
+    structure: AbstractQCPStructure, values: Float[Array, " m"]
+) -> Float[Array, " m"]:
+    """For each row the largest of the values in its cone, which is the row itself for
+    zero and nonnegative cones.
+    """
+    dims = structure.dims
+    straight = dims["z"] + dims["l"]
+    if straight == structure.m:
+        return values
+    lengths = [*dims["q"], *(size * (size + 1) // 2 for size in dims["s"])]
+    lengths += [3] * (dims["ep"] + dims["ed"] + len(dims["p"]))
+    cone = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    largest = jnp.zeros(len(lengths), values.dtype).at[cone].max(values[straight:])
+    return jnp.concatenate([values[:straight], largest[cone]])

@@ -1,0 +1,241 @@
+"""The forward pass of a solve: from data to a point that is known to be the solution.
+
+The forward solver runs once, on the problem in units of its own. Newton steps take what
+it finds to rounding errors. Where they do not get there, or the solver has given up, the
+problem is solved again by Clarabel with the smallest tolerance, and polished again; in a
+batch only the items that need it, and where none does this costs nothing.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Bool, Float, Integer
+
+from ._accuracy import accurate_error, all_finite
+from ._newton import newton
+from ._scaling import equilibrate, Scaling
+from .derivative import Data, Solution
+from .forward import (
+    AbstractBatchSolver,
+    AbstractForwardSolver,
+    Clarabel,
+    Found,
+    Function,
+    Start,
+    Status,
+)
+from .linear_solve import FrozenSolver
+from .structure import AbstractQCPStructure
+
+
+RESCUE = Clarabel(tol=1e-12, accept=1e-4)
+# Verdicts that nothing is tried against.
+_FINAL = (Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED, Status.NOT_FINITE)
+
+
+def rescue(forward: AbstractForwardSolver) -> Clarabel | None:
+    """What is called for problems that `forward` does not solve: nothing if that is a
+    user's function, whose word is the last.
+    """
+    return None if isinstance(forward, Function) else RESCUE
+
+
+class Candidate(NamedTuple):
+    """A point, its error, and whether no better one is looked for."""
+
+    found: Found
+    error: Float[Array, ""]
+    settled: Bool[Array, ""]
+
+
+def polish(
+    structure: AbstractQCPStructure,
+    data: Data,
+    found: Found,
+    solver: lx.AbstractLinearSolver,
+    max_steps: int,
+) -> Candidate:
+    """What a forward solver has found, after Newton steps as long as they improve it, and
+    its true status. With `max_steps` of zero the solver is believed.
+    """
+    status = jnp.asarray(found.status, jnp.int32)
+    x, y, s = (jnp.asarray(part) for part in found[:3])
+    error = jnp.zeros((), data[2].dtype)
+    if max_steps:
+        (x, y, s), error, _ = newton(
+            structure, data, (x, y, s), solver, max_steps=max_steps, patience=_PATIENCE
+        )
+        accurate = error <= accurate_error(error.dtype)
+        claimed = status == Status.SOLVED
+        status = jnp.where(claimed, jnp.int32(Status.INACCURATE), status)
+        status = jnp.where(accurate, jnp.int32(Status.SOLVED), status)
+    settled = jnp.any(jnp.stack([status == final for final in _FINAL]))
+    found = Found(x, y, s, status, jnp.asarray(found.iterations, jnp.int32))
+    return Candidate(found, error, settled)
+
+
+_PATIENCE = 2
+
+
+class _Prepared(NamedTuple):
+    """A problem in units of its own, and where to start; `finite` says whether it is one.
+    What is not finite is replaced before anything else looks at it.
+    """
+
+    data: Data
+    start: Solution | None
+    scaling: Scaling
+    finite: Bool[Array, ""]
+
+
+def _prepare(
+    structure: AbstractQCPStructure, data: Data, start: Solution | None, scaled: bool
+) -> _Prepared:
+    """Unless `scaled`, the units are those of the data."""
+    finite = all_finite(data)
+    data = jax.tree.map(lambda part: jnp.where(finite, part, 0), data)
+    scaling = equilibrate(structure, data)
+    if not scaled:
+        scaling = jax.tree.map(jnp.ones_like, scaling)
+    start = None if start is None else scaling.scale(start)
+    return _Prepared(scaling.data(structure, data), start, scaling, finite)
+
+
+def _begin(prepared: _Prepared, found: Found) -> Candidate:
+    dtype, finite = prepared.data[2].dtype, prepared.finite
+    x, y, s = (jnp.asarray(part, dtype) for part in found[:3])
+    status, iterations = (jnp.asarray(part, jnp.int32) for part in found[3:])
+    status = jnp.where(finite, status, jnp.int32(Status.NOT_FINITE))
+    worst = jnp.full_like(prepared.scaling.unit, jnp.inf)
+    return Candidate(Found(x, y, s, status, iterations), worst, ~finite)
+
+
+def _choose(best: Candidate, new: Candidate) -> Candidate:
+    better = ~best.settled & (new.settled | ~(best.error <= new.error))
+    return jax.tree.map(lambda new, old: jnp.where(better, new, old), new, best)
+
+
+def _conclude(prepared: _Prepared, best: Candidate) -> Found:
+    """The solution in the units of the data; NaN where there is none."""
+    x, y, s, status, iterations = best.found
+    there = (status == Status.SOLVED) | (status == Status.INACCURATE)
+    x, y, s = prepared.scaling.restore((x, y, s))
+    x, y, s = (jnp.where(there, part, jnp.nan) for part in (x, y, s))
+    return Found(x, y, s, status, iterations)
+
+
+class _State(NamedTuple):
+    best: Candidate
+    tries: Integer[Array, ""]
+
+
+def search(
+    structure: AbstractQCPStructure,
+    forward: AbstractForwardSolver,
+    data: Data,
+    start: Solution | None,
+    solver: lx.AbstractLinearSolver,
+    max_steps: int,
+) -> Found:
+    """The solution of a problem; NaN where there is none."""
+    other = rescue(forward)
+    prepared = _prepare(structure, data, start, other is not None)
+    first = None
+    if prepared.start is not None:
+        first = Start(prepared.start, ~prepared.finite)
+    found = forward.solve(structure, prepared.data, first)
+
+    def again(found: Found, wanted: Bool[Array, ""]) -> Found:
+        """Solves again if that is wanted, of a batch only the items where it is. (A loop,
+        as it does not run if no item of a batch wants it, while both branches of a
+        condition would.)
+        """
+
+        def once(carry: tuple[Found, Bool[Array, ""]]) -> tuple[Found, Bool[Array, ""]]:
+            found, wanted = carry
+            start = Start(found[:3], ~wanted)
+            new = RESCUE.solve(structure, prepared.data, start)
+            new = jax.tree.map(lambda new, old: jnp.where(wanted, new, old), new, found)
+            return new, jnp.zeros_like(wanted)
+
+        return lax.while_loop(lambda carry: carry[1], once, (found, wanted))[0]
+
+    def unfinished(state: _State) -> Bool[Array, ""]:
+        return ~state.best.settled & (state.tries < (1 if other is None else 2))
+
+    def body(state: _State) -> _State:
+        best, tries = state
+        found = best.found
+        if other is not None:
+            found = again(found, (tries > 0) & ~best.settled)
+        new = polish(structure, prepared.data, found, solver, max_steps)
+        return _State(_choose(best, new), tries + 1)
+
+    begin = _begin(prepared, found)
+    tries = jnp.zeros_like(begin.found.status)
+    best = lax.while_loop(unfinished, body, _State(begin, tries)).best
+    return _conclude(prepared, best)
+
+
+def search_batch(
+    structure: AbstractQCPStructure,
+    forward: AbstractBatchSolver,
+    data: Data,
+    start: Solution | None,
+    solver: FrozenSolver,
+    max_steps: int,
+) -> Found:
+    """`search` for a batch, outside of transformations: solvers on the host are called as
+    they are.
+    """
+    other = rescue(forward)
+    prepared = _prepare_batch(structure, data, start, other is not None)
+    first = None
+    if prepared.start is not None:
+        first = Start(prepared.start, ~np.asarray(prepared.finite))
+    found = forward.solve_batch(structure, prepared.data, first)
+    begin = _begin_batch(prepared, found)
+    best = _polish_batch(structure, prepared, begin, solver, max_steps)
+    settled = np.asarray(best.settled)
+    if other is not None and not settled.all():
+        found = other.solve_batch(
+            structure, prepared.data, Start(best.found[:3], settled)
+        )
+        begin = best._replace(found=Found(*(jnp.asarray(part) for part in found)))
+        new = _polish_batch(structure, prepared, begin, solver, max_steps)
+        best = _choose_batch(best, new)
+    return _conclude_batch(prepared, best)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _prepare_batch(
+    structure: AbstractQCPStructure, data: Data, start: Solution | None, scaled: bool
+) -> _Prepared:
+    return jax.vmap(lambda data, start: _prepare(structure, data, start, scaled))(
+        data, start
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _polish_batch(
+    structure: AbstractQCPStructure,
+    prepared: _Prepared,
+    begin: Candidate,
+    solver: FrozenSolver,
+    max_steps: int,
+) -> Candidate:
+    def improve(prepared: _Prepared, begin: Candidate) -> Candidate:
+        new = polish(structure, prepared.data, begin.found, solver.thaw(), max_steps)
+        return _choose(begin._replace(error=jnp.inf * jnp.ones_like(new.error)), new)
+
+    return jax.vmap(improve)(prepared, begin)
+
+
+_begin_batch = jax.jit(jax.vmap(_begin))
+_choose_batch = jax.jit(jax.vmap(_choose))
+_conclude_batch = jax.jit(jax.vmap(_conclude))
