@@ -1,6 +1,6 @@
 """Problems in units of their own, so that solvers and tolerances see numbers near one."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,17 +70,23 @@ def equilibrate(structure: AbstractQCPStructure, data: Data) -> Scaling:
     def nonzero(size: Array) -> Array:
         return jnp.where(size > 0, size, 1)
 
-    def step(_: int, scaling: Scaling) -> Scaling:
+    def step(_: Any, scaling: Scaling) -> Scaling:
         cols, rows, largest = (jnp.sqrt(nonzero(size)) for size in sizes(scaling))
         return Scaling(scaling.cols / cols, scaling.rows / rows, scaling.unit * largest)
 
     scaling = Scaling(jnp.ones_like(q), jnp.ones_like(b), one)
     scaling = scaling._replace(rows=1 / nonzero(sizes(scaling)[1]))
     scaling = jax.lax.fori_loop(0, _STEPS, step, scaling)
-    return jax.tree.map(lambda part: jnp.exp2(jnp.round(jnp.log2(part))), scaling)
+    return jax.tree.map(_power_of_two, scaling)
 
 
 _STEPS = 4
+
+
+def _power_of_two(values: Array) -> Array:
+    """Near these values."""
+    exponents = jnp.round(jnp.log2(values)).astype(jnp.int32)
+    return jnp.ldexp(jnp.ones_like(values), exponents)
 
 
 def block_max(
