@@ -245,7 +245,11 @@ def _solve(recipe: Recipe, data: Data, extras: Extras) -> QCPSolution:
         size(Px + A_matrix.transpose_mv(y) + q),
         jnp.abs(jax.lax.stop_gradient(x @ Px + q @ x + b @ y)),
     )
-    objective = x @ Px / 2 + q @ x
+    # Where there is no solution, a cotangent of zero is to stay zero: NaN is not a factor.
+    none = jnp.isnan(x).any()
+    there = jnp.where(none, 0, x)
+    value = there @ structure.P_mv(P, there) / 2 + q @ there
+    objective = jnp.where(none, jnp.sum(x), value)
     return QCPSolution(x, y, s, status, iterations, objective, residuals)
 
 
