@@ -165,9 +165,9 @@ def _tangents(
 def _somewhere(solution: Solution) -> Solution:
     """The solution, or where there is none a point without pattern.
 
-    There a product of NaN with a cotangent of zero would be NaN. The numbers are linearly
-    independent over the rationals (Lindemann and Weierstrass), so that no simple change of
-    the data has a right-hand side of zero.
+    There a product of NaN with a cotangent of zero would be NaN. The point's numbers are
+    linearly independent over the rationals (Lindemann and Weierstrass), so that no simple
+    change of the data has a right-hand side of zero.
     """
     x, y, s = solution
     none = jnp.isnan(x).any() | jnp.isnan(y).any()

@@ -245,7 +245,7 @@ def _solve(recipe: Recipe, data: Data, extras: Extras) -> QCPSolution:
         size(Px + A_matrix.transpose_mv(y) + q),
         jnp.abs(jax.lax.stop_gradient(x @ Px + q @ x + b @ y)),
     )
-    # Where there is no solution, a cotangent of zero is to stay zero: NaN is not a factor.
+    # A cotangent of zero is to stay zero where there is no solution: no factor is NaN.
     none = jnp.isnan(x).any()
     there = jnp.where(none, 0, x)
     value = there @ structure.P_mv(P, there) / 2 + q @ there
