@@ -105,9 +105,9 @@ class CvxpyLayer:
         """
         with jax.numpy_dtype_promotion("standard"):
             dtype = jnp.result_type(float, *params)
+            wide = jnp.promote_types(dtype, jnp.float32)
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(f"params: expected real numbers, got dtype {dtype}")
-        wide = jnp.promote_types(dtype, jnp.float32)
         arrays = [jnp.asarray(value, wide) for value in params]
         batch = self.ctx.validate_params(arrays)
         if not batch and any(
