@@ -325,7 +325,7 @@ def test_items_without_a_solution_spoil_no_gradient(part):
         np.testing.assert_allclose(left, right, rtol=1e-12, atol=1e-12)
     for asked in gradients(W, A, jnp.arange(3), np.array([True, True, True])):
         assert np.isnan(asked).any()
-    # No tangent without a change; NaN for a change whose rows and columns sum to zero.
+    # No tangent without a change; NaN for one whose column sums to zero.
     b_none, q = b[1], jnp.ones(1)
     change = jnp.array([[1.0], [-1.0]])
     for scale in (0.0, 1.0):
