@@ -206,6 +206,16 @@ def other_solver():
     return problem
 
 
+def quasiconvex():
+    """The status is that of the bisection; there is no solver to ask."""
+    x, p = cp.Variable(pos=True), cp.Parameter(pos=True, value=4.0)
+    problem = cp.Problem(cp.Minimize(-cp.sqrt(x) / cp.exp(x)), [x <= p])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        problem.solve(qcp=True, solver=cp.CLARABEL)
+    return problem
+
+
 def changed_parameter():
     problem, _, parameter = quadratic()
     problem.solve(solver=cp.CLARABEL)
@@ -234,6 +244,7 @@ def power_cone_of_four():
         (unsolved, "not solved yet"),
         (mixed_integer, "integer"),
         (other_solver, "got one by OSQP"),
+        (quasiconvex, "got a quasiconvex one solved with qcp=True"),
         (changed_parameter, "do not fit the solution"),
         (power_cone_of_four, "power cones of more than three"),
     ],

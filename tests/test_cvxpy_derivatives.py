@@ -2,15 +2,19 @@
 CVXPY, and against closed forms.
 """
 
+import gc
 import subprocess
 import sys
 import warnings
+import weakref
 
 import cvxpy as cp
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from diffqcp.integrations.cvxpy import backward, derivative, sensitivity
+from diffqcp.integrations.cvxpy._adjoint import pull_through
 
 
 CLARABEL = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
@@ -116,8 +120,10 @@ def paired(leaf):
     """The change of the function by that of a parameter. As in CVXPY, the gradient of a
     symmetric one has at both of two symmetric places what changing both brings.
     """
-    symmetric = leaf.ndim == 2
-    gradient = np.triu(leaf.gradient) if symmetric else leaf.gradient
+    gradient = array(leaf.gradient)
+    if any(leaf.attributes[kind] for kind in ("symmetric", "PSD", "NSD", "hermitian")):
+        assert np.array_equal(gradient, gradient.conj().T)
+        gradient = np.triu(gradient)
     return np.vdot(gradient, leaf.delta).real
 
 
@@ -168,6 +174,200 @@ def test_closed_form():
     p.delta = 1e-3
     derivative(problem)
     np.testing.assert_allclose(x.delta, 2e-3, rtol=1e-12)
+
+
+PLACES = (np.array([0, 1, 2, 2]), np.array([1, 2, 0, 2]))
+KINDS = {
+    "symmetric": {"symmetric": True},
+    "positive semidefinite": {"PSD": True},
+    "negative semidefinite": {"NSD": True},
+    "Hermitian": {"hermitian": True},
+    "diagonal": {"diag": True},
+    "sparse": {"sparsity": PLACES},
+    "complex": {"complex": True},
+    "imaginary": {"imag": True},
+    "bounded": {"bounds": [-0.5, 0.7]},
+    "nonnegative": {"nonneg": True},
+    "plain": {},
+}
+BATCHES = {
+    "complex and PSD": ((3, 3), {"complex": True, "PSD": True}),
+    "batch": ((2, 3, 3), {}),
+    "symmetric batch": ((2, 3, 3), {"symmetric": True}),
+    "semidefinite batch": ((2, 3, 3), {"PSD": True}),
+}
+
+
+def projected(leaf, value):
+    """The part of a matrix that a leaf can have, but for signs and bounds."""
+    kinds = leaf.attributes
+    if kinds["hermitian"] or (kinds["complex"] and kinds["PSD"]):
+        return (value + value.conj().T) / 2
+    if kinds["symmetric"] or kinds["PSD"] or kinds["NSD"]:
+        return (value.real + value.real.swapaxes(-1, -2)) / 2
+    if kinds["diag"]:
+        return np.diag(np.diag(value.real))
+    if kinds["sparsity"]:
+        kept = np.zeros(leaf.shape)
+        kept[PLACES] = value.real[PLACES]
+        return kept
+    if kinds["imag"]:
+        return 1j * value.imag
+    return value if leaf.is_complex() else value.real
+
+
+def assign(leaf, value):
+    if leaf.attributes["sparsity"]:
+        leaf.value_sparse = sp.coo_array((value[PLACES], PLACES), shape=leaf.shape)
+    else:
+        leaf.value = value
+
+
+def value_of(leaf):
+    return array(leaf.value_sparse if leaf.attributes["sparsity"] else leaf.value)
+
+
+def array(value):
+    return value.toarray() if sp.issparse(value) else np.asarray(value)
+
+
+def drawn(leaf, rng):
+    parts = rng.normal(size=(2, *leaf.shape))
+    return projected(leaf, parts[0] + 1j * parts[1])
+
+
+def every_kind():
+    """A projection of a sum of parameters of all kinds for each kind of variable, with
+    one constraint that couples them.
+    """
+    rng, total, targets = np.random.default_rng(6), 0, {}
+    for name, kinds in KINDS.items():
+        leaf = cp.Parameter((3, 3), name=name, **kinds)
+        root = rng.normal(size=(3, 3))
+        square = root @ root.T / 4 + np.eye(3) / 4
+        special = {"PSD": square, "NSD": -square, "nonneg": np.abs(root) + 0.1}
+        special["bounds"] = np.clip(root, -0.4, 0.6)
+        assign(leaf, special.get(next(iter(kinds), ""), drawn(leaf, rng)))
+        total, targets[name] = total + rng.normal() * leaf / 4, leaf
+    variables = [cp.Variable((3, 3), name=name, **kinds) for name, kinds in KINDS.items()]
+    variables += [cp.Variable(shape, name=n, **k) for n, (shape, k) in BATCHES.items()]
+    center = np.diag([1.0, -0.6, 0.4]) + 0.3
+    objective = sum(cp.sum_squares(X - total - center) for X in variables if X.ndim == 2)
+    batch = cp.Parameter((2, 3, 3), name="batch", value=rng.normal(size=(2, 3, 3)))
+    objective += sum(cp.sum_squares(X - batch) for X in variables if X.ndim == 3)
+    size = cp.norm(cp.hstack([cp.vec(X, order="F") for X in variables if X.ndim == 2]))
+    return cp.Problem(cp.Minimize(objective), [size <= 5.0])
+
+
+@pytest.fixture(scope="module")
+def solved_every_kind():
+    problem = every_kind()
+    solve(problem, cp.CLARABEL)
+    assert problem.constraints[0].dual_value > 0.1
+    return problem
+
+
+def test_backward_is_the_adjoint_for_every_kind_of_leaf(solved_every_kind):
+    """All variables by themselves against all parameters together, and the other way
+    round.
+    """
+    problem, rng = solved_every_kind, np.random.default_rng(7)
+    parameters, variables = problem.parameters(), problem.variables()
+    pairs = [(leaf, None) for leaf in variables] + [(None, leaf) for leaf in parameters]
+    changes, gradients = [], []
+    for variable, param in pairs:
+        for leaf in variables:
+            chosen = variable is None or leaf is variable
+            leaf.gradient = drawn(leaf, rng) * chosen
+        for leaf in parameters:
+            leaf.delta = drawn(leaf, rng) * (param is None or leaf is param)
+        quietly(derivative, problem)
+        quietly(backward, problem)
+        changes.append(sum(np.vdot(v.gradient, array(v.delta)).real for v in variables))
+        gradients.append(sum(paired(leaf) for leaf in parameters))
+    assert np.all(np.abs(changes) > 1e-6)
+    np.testing.assert_allclose(gradients, changes, rtol=1e-10)
+
+
+def test_derivative_for_every_kind_of_leaf(solved_every_kind):
+    problem, rng = solved_every_kind, np.random.default_rng(8)
+    parameters, variables = problem.parameters(), problem.variables()
+    base = [value_of(leaf) for leaf in parameters]
+    for leaf in parameters:
+        leaf.delta = drawn(leaf, rng)
+    quietly(derivative, problem)
+    moved = flat([array(leaf.delta) for leaf in variables])
+    step, ends = 1e-3, []
+    for k in (1, -1, 2, -2):
+        for leaf, value in zip(parameters, base, strict=True):
+            assign(leaf, value + k * step * leaf.delta)
+        solve(problem, cp.CLARABEL)
+        ends.append(flat([value_of(leaf) for leaf in variables]))
+    for leaf, value in zip(parameters, base, strict=True):
+        assign(leaf, value)
+    solve(problem, cp.CLARABEL)
+    expected = (8 * (ends[0] - ends[1]) - (ends[2] - ends[3])) / (12 * step)
+    # Clarabel's solutions are good to 1e-8 or so, over steps of 1e-3.
+    assert np.linalg.norm(moved - expected) < 2e-6 * np.linalg.norm(expected)
+
+
+def test_hermitian_variable():
+    """Closed form. The trace is shared by the diagonal, the bound fixes one real part."""
+    X = cp.Variable((2, 2), hermitian=True)
+    R = cp.Parameter((2, 2), complex=True)
+    R.value = np.array([[1.0, 0.7 + 0.4j], [0.5 - 0.9j, -0.3]])
+    constraints = [cp.real(cp.trace(X)) == 1, cp.real(X[0, 1]) <= 0.2]
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(X - R)), constraints)
+    solve(problem, cp.CLARABEL)
+    X.gradient = np.array([[2.0, 1 + 3j], [5 - 4j, -1]])
+    quietly(backward, problem)
+    # Of the gradient's Hermitian part: (3 + 3.5j) off the diagonal, of which the real
+    # part is fixed, and 2 and -1 on it, less their mean.
+    expected = np.array([[1.5, 3.5j], [-3.5j, -1.5]])
+    np.testing.assert_allclose(R.gradient, expected, rtol=0, atol=1e-9)
+
+
+def test_forms_of_gradients():
+    """Those of CVXPY: sparse for a diagonal parameter, dense for a sparse one."""
+    D, S = cp.Parameter((3, 3), diag=True), cp.Parameter((3, 3), sparsity=PLACES)
+    D.value = np.diag([1.0, 2.0, 3.0])
+    assign(S, np.arange(9.0).reshape(3, 3))
+    X = cp.Variable((3, 3))
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(X - D - 2 * S)))
+    solve(problem, cp.CLARABEL)
+    X.gradient = sp.csc_array(np.arange(1.0, 10).reshape(3, 3))
+    quietly(backward, problem)
+    assert sp.issparse(D.gradient) and not sp.issparse(S.gradient)
+    np.testing.assert_allclose(D.gradient.toarray(), np.diag([1.0, 5, 9]), atol=1e-12)
+    expected = projected(S, 2 * np.arange(1.0, 10).reshape(3, 3))
+    np.testing.assert_allclose(S.gradient, expected, atol=1e-12)
+    X.gradient = 1j * np.ones((3, 3))
+    with pytest.raises(ValueError, match="gradient of .*expected real numbers"):
+        quietly(backward, problem)
+
+
+def test_unknown_reduction():
+    x = cp.Variable(2)
+    with pytest.raises(NotImplementedError, match="adjoint is not known"):
+        pull_through(
+            lambda values: {0: np.sum(values[x.id]) * np.ones(2)}, [x], {0: np.ones(2)}
+        )
+
+
+def test_no_problem_is_kept():
+    """Nor is what has been analysed for it."""
+    seen = []
+    for k in range(3):
+        x, p = cp.Variable(2), cp.Parameter(2, value=np.ones(2))
+        problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p) + k * cp.sum(x)))
+        problem.solve(solver=cp.CLARABEL)
+        backward(problem)
+        derivative(problem)
+        sensitivity(problem, cp.sum(x))
+        seen += [weakref.ref(problem), weakref.ref(problem._cache.param_prog)]
+    del problem, x, p
+    gc.collect()
+    assert [ref() for ref in seen] == [None] * 6
 
 
 @pytest.mark.parametrize("solver", [cp.CLARABEL, cp.SCS])
@@ -223,6 +423,20 @@ def test_sensitivity_prints_a_table():
     problem.solve(solver=cp.CLARABEL)
     table = str(sensitivity(problem, cp.sum_squares(problem.variables()[0])))
     assert "q[29]" in table and "q: 20 smaller" in table and "q[3]" not in table
+
+
+def test_sensitivity_to_structured_parameters():
+    """The expression has the parameters too: both of two symmetric places count."""
+    x, S = cp.Variable(2), cp.Parameter((2, 2), symmetric=True, name="S")
+    D = cp.Parameter((2, 2), diag=True, name="D", value=np.diag([2.0, 3.0]))
+    S.value = np.array([[1.0, 4.0], [4.0, 2.0]])
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - S[:, 0] - D @ np.ones(2))))
+    problem.solve(solver=cp.CLARABEL)
+    expression = x[1] + 10 * S[0, 1] + 100 * cp.sum(D)
+    found = sensitivity(problem, expression)
+    np.testing.assert_allclose(found[S], [[0, 11], [11, 0]], atol=1e-9)
+    np.testing.assert_allclose(found[D], [[100, 0], [0, 101]], atol=1e-9)
+    assert "D[1, 1]" in str(found)
 
 
 def test_problem_without_parameters():

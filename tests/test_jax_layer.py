@@ -1,7 +1,12 @@
 """The layer for JAX, and the backend, against CVXPY and closed forms."""
 
+import copy
+import gc
+import pickle
+import subprocess
 import sys
 import types
+import weakref
 from functools import partial
 
 import cvxpy as cp
@@ -19,6 +24,8 @@ from .layers import direction, finite_difference, PROBLEMS, quadratic, solution
 pytest.importorskip("cvxpylayers")
 
 from diffqcp.integrations.cvxpylayers import CvxpyLayer, DiffQCP
+from diffqcp.integrations.cvxpylayers._batches import BatchSizes, filled, PATIENCE
+from diffqcp.integrations.cvxpylayers._jax_layer import _solve
 
 
 def make_layer(layer_problem, **options):
@@ -111,6 +118,16 @@ def test_float32():
     np.testing.assert_allclose(x, [1, 0, 3], atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision(dtype):
+    """Computed in float32, so that only the rounding of the result is seen."""
+    layer, p = shrinkage(), jnp.array([1.0, -2.0, 3.0], dtype)
+    value, gradient = jax.value_and_grad(lambda p: jnp.sum(layer(p)[0] ** 2))(p)
+    assert value.dtype == gradient.dtype == dtype
+    assert value == 10
+    np.testing.assert_allclose(np.asarray(gradient, float), [2, 0, 6], rtol=0, atol=1e-7)
+
+
 def test_other_forward_solvers():
     p = jnp.array([1.0, -2.0, 3.0])
     x = cp.Variable(3)
@@ -144,6 +161,44 @@ def test_no_solution():
     np.testing.assert_allclose(loss(p), [1, np.nan, 1], atol=1e-9)
     gradients = jax.vmap(jax.grad(loss))(p)
     np.testing.assert_allclose(gradients, [0, np.nan, 0], atol=1e-9)
+
+
+def rows(values, pick):
+    solved = np.array([True, False, True])
+    if pick == "where":
+        return jnp.where(solved.reshape(-1, *[1] * (values.ndim - 1)), values, 0)
+    return values[solved]
+
+
+@pytest.mark.parametrize("pick", ["where", "index"])
+def test_failed_items_spoil_nothing_else(pick):
+    """x = p, and all of the batch shares w, but the loss has the solved items alone."""
+    x, p, top = cp.Variable(), cp.Parameter(), cp.Parameter()
+    problem = cp.Problem(cp.Minimize((x - p) ** 2), [x >= 1, x <= top])
+    layer = CvxpyLayer(problem, [p, top], [x], solver=DiffQCP(throw=False))
+    z, top_values = jnp.array([1.0, 2.0, 3.0]), jnp.array([9.0, -1.0, 9.0])
+
+    def loss(w):
+        return jnp.sum(rows(layer(w * z, top_values)[0], pick) ** 2)
+
+    w = jnp.array(1.5)
+    # 2 w (1 + 9) from the first and the third item, and half of it again.
+    np.testing.assert_allclose(jax.grad(loss)(w), 30, rtol=1e-9)
+    np.testing.assert_allclose(jax.jit(jax.hessian(loss))(w), 20, rtol=1e-9)
+    asked = jax.grad(lambda w: jnp.sum(layer(w * z, top_values)[0]))(w)
+    assert np.isnan(asked)
+
+
+def test_failed_items_of_a_geometric_program():
+    x, p, top = (cp.Variable(pos=True), *(cp.Parameter(pos=True) for _ in range(2)))
+    problem = cp.Problem(cp.Minimize(x), [x >= p, x <= top])
+    layer = CvxpyLayer(problem, [p, top], [x], gp=True, solver=DiffQCP(throw=False))
+    z, top_values = jnp.array([1.0, 2.0, 3.0]), jnp.array([9.0, 0.1, 9.0])
+
+    def loss(w):
+        return jnp.sum(rows(layer(w * z, top_values)[0], "where"))
+
+    np.testing.assert_allclose(jax.grad(loss)(jnp.array(1.5)), 4, rtol=1e-8)
 
 
 def test_options_of_the_forward_solver():
@@ -201,6 +256,96 @@ def test_warm_start():
     place = layer.ctx.var_recover[0].primal
     np.testing.assert_allclose(second[0][0, place], np.ones(3), atol=1e-9)
     assert set(batch) == {None}  # the last solution was no batch
+    STARTS.clear()
+    layer(jnp.ones(3), warm_start=True)  # back to the size before
+    np.testing.assert_allclose(STARTS[0][0][0, place], 2 * np.ones(3), atol=1e-9)
+
+
+def test_sizes_of_batches():
+    sizes = BatchSizes()
+    assert [sizes.fit(count) for count in (64, 17, 64, 80, 65)] == [64, 64, 64, 80, 80]
+    # One that comes often gets programs of its own.
+    asked = [sizes.fit(32) for _ in range(3 * PATIENCE)]
+    assert asked[0] == 64 and asked[-1] == 32 and sizes.fit(17) == 32
+    np.testing.assert_array_equal(filled(np.array([1, 2]), 4), [1, 2, 2, 2])
+
+
+def test_smaller_batches_are_not_compiled_anew():
+    layer, p = shrinkage(), jnp.array([1.0, -2.0, 3.0])
+    layer(jnp.outer(jnp.arange(1.0, 6), p))
+    compiled = _solve._cached._cache_size()
+    for count in (4, 2, 1):
+        (x,) = layer(jnp.outer(jnp.arange(1.0, 1 + count), p))
+        expected = np.outer(np.arange(1, 1 + count), [1, 0, 3])
+        np.testing.assert_allclose(x, expected, atol=1e-9)
+    assert _solve._cached._cache_size() == compiled
+    layer = CvxpyLayer(*infeasible_for_negative())
+    layer(jnp.array([2.0, 3.0, 4.0]))
+    with pytest.raises(RuntimeError, match=r"item 1 .*\(1 of 2 items"):
+        layer(jnp.array([2.0, -1.0]))
+
+
+def test_batch_of_nothing():
+    layer = shrinkage()
+    (x,) = layer(jnp.zeros((0, 3)))
+    assert x.shape == (0, 3)
+    assert jax.grad(lambda p: jnp.sum(layer(p)[0]))(jnp.zeros((0, 3))).shape == (0, 3)
+
+
+def test_problem_without_parameters():
+    x = cp.Variable(2)
+    layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - 3))), [], [x])
+    np.testing.assert_allclose(layer()[0], [3, 3], atol=1e-9)
+
+
+class Pair:
+    """What holds layers, as a module does; they share the solver object."""
+
+    def __init__(self):
+        self.backend = DiffQCP()
+        x, p = cp.Variable(3), cp.Parameter(3)
+        problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0])
+        self.layers = [CvxpyLayer(problem, [p], [x], solver=self.backend)]
+        self.layers.append(make_layer(quadratic(), solver=self.backend))
+
+
+def test_copies_and_pickles(tmp_path):
+    pair, p = Pair(), jnp.array([1.0, -2.0, 3.0])
+    values = [jnp.asarray(value, float) for value in quadratic().values]
+    expected = pair.layers[1](*values)
+    for copied in (copy.deepcopy(pair), pickle.loads(pickle.dumps(pair))):
+        backend = copied.backend
+        assert backend is copied.layers[0]._backend is not pair.backend
+        assert len(backend._layers) == 2
+        np.testing.assert_allclose(copied.layers[0](p)[0], [1, 0, 3], atol=1e-9)
+        for got, want in zip(copied.layers[1](*values), expected, strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-10)
+    path = tmp_path / "layer.pickle"
+    path.write_bytes(pickle.dumps(pair.layers[0]))
+    code = f"""
+import pickle
+import jax
+import jax.numpy as jnp
+jax.config.update("jax_enable_x64", True)
+with open({str(path)!r}, "rb") as file:
+    layer = pickle.load(file)
+slope = jax.grad(lambda p: jnp.sum(layer(p)[0] ** 2))(jnp.array([1.0, -2.0, 3.0]))
+assert jnp.allclose(slope, jnp.array([2.0, 0.0, 6.0]), atol=1e-9), slope
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_layer_is_kept():
+    backend = DiffQCP()
+    layer = make_layer(quadratic(), solver=backend)
+    layer(*(jnp.asarray(value, float) for value in quadratic().values))
+    for tol in range(20):
+        backend.qcp_solver(layer.ctx.cone_dims, {"tol": 10.0**-tol})
+    assert len(backend._layers[layer.ctx.cone_dims].solvers) < 20
+    kept = weakref.ref(layer)
+    del layer
+    gc.collect()
+    assert kept() is None and len(backend._layers) == 0
 
 
 def test_one_backend_for_several_layers():
@@ -228,6 +373,11 @@ def test_errors():
         CvxpyLayer(problem, [], [x])
     with pytest.raises(ValueError, match="DPP"):
         CvxpyLayer(cp.Problem(cp.Minimize((x - p * p) ** 2)), [p], [x])
+    with pytest.raises(TypeError, match="params: expected real numbers, got .*complex"):
+        layer(jnp.ones(3, complex))
+    whole = cp.Variable(integer=True)
+    with pytest.raises(ValueError, match="problem: it has integer variables"):
+        CvxpyLayer(cp.Problem(cp.Minimize((whole - p) ** 2)), [p], [whole])
 
 
 @pytest.mark.parametrize("quadratic_objective", [True, False])

@@ -296,3 +296,40 @@ def test_bad_arguments(monkeypatch):
         diffqcp.solve(P, A, q, b, {"q": [4]}, forward=InteriorPoint())
     with pytest.raises(RuntimeError, match="'not finite'"):
         solver(P, A, q * jnp.nan, b)
+
+
+@pytest.mark.parametrize("part", ["x", "y", "s", "objective"])
+def test_items_without_a_solution_spoil_no_gradient(part):
+    """A projection onto an interval that is empty for one of three items; all share W."""
+    structure = QCPStructureDense(jnp.eye(1), jnp.ones((2, 1)), {"l": 2})
+    solver = QCPSolver(structure, throw=False)
+    A, z = jnp.array([[1.0], [-1.0]]), jnp.array([[1.0], [2.0], [3.0]])
+    b = jnp.array([[1.0, 1.0], [-1.0, -1.0], [9.0, 9.0]])
+    solved = np.array([True, False, True])
+
+    @jax.jit
+    def gradients(W, A, rows, weights):
+        def loss(W, A):
+            found = jax.vmap(lambda z, b: solver(jnp.eye(1), A, W @ z, b))(
+                z[rows], b[rows]
+            )
+            values = getattr(found, part).reshape(len(rows), -1)
+            return jnp.sum(jnp.where(weights[:, None], values, 0) ** 2)
+
+        return jax.grad(loss, argnums=(0, 1))(W, A)
+
+    W = jnp.array([[-2.0]])
+    got = gradients(W, A, jnp.arange(3), solved)
+    want = gradients(W, A, jnp.array([0, 2]), np.array([True, True]))
+    for left, right in zip(got, want, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-12, atol=1e-12)
+    for asked in gradients(W, A, jnp.arange(3), np.array([True, True, True])):
+        assert np.isnan(asked).any()
+    # No tangent without a change; NaN for one whose column sums to zero.
+    b_none, q = b[1], jnp.ones(1)
+    change = jnp.array([[1.0], [-1.0]])
+    for scale in (0.0, 1.0):
+        _, tangent = jax.jvp(
+            lambda A: solver(jnp.eye(1), A, q, b_none).x, (A,), (scale * change,)
+        )
+        assert np.isnan(tangent).all() if scale else np.all(tangent == 0)

@@ -1,5 +1,11 @@
 """The PyTorch layer of cvxpylayers with diffqcp inside."""
 
+import copy
+import io
+import pickle
+import subprocess
+import sys
+
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -19,6 +25,7 @@ from .layers import (
 torch = pytest.importorskip("torch")
 layers = pytest.importorskip("cvxpylayers.torch")
 DiffQCP = pytest.importorskip("diffqcp.integrations.cvxpylayers").DiffQCP
+form = pytest.importorskip("diffqcp.integrations.cvxpylayers._form")
 
 
 def make_layer(layer_problem, **options):
@@ -117,12 +124,75 @@ def test_backward_twice():
         gradient.sum().backward()
 
 
-def test_float32():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_dtypes(dtype):
+    """Computed in float64: only the rounding of the result is seen."""
     layer = shrinkage()
-    p = torch.tensor([1.0, -2, 3], dtype=torch.float32, requires_grad=True)
-    (layer(p)[0] ** 2).sum().backward()
-    assert p.grad.dtype == torch.float32
-    np.testing.assert_allclose(p.grad, [2, 0, 6], atol=1e-5)
+    p = torch.tensor([1.0, -2, 3], dtype=dtype, requires_grad=True)
+    (x,) = layer(p)
+    (x**2).sum().backward()
+    assert x.dtype == p.grad.dtype == dtype
+    np.testing.assert_array_equal(x.detach(), [1, 0, 3])
+    np.testing.assert_array_equal(p.grad, [2, 0, 6])
+
+
+def test_refused_dtypes():
+    layer = shrinkage()
+    with pytest.raises(TypeError, match="expected real numbers, got dtype complex64"):
+        layer(torch.ones(3, dtype=torch.complex64))
+    with pytest.raises(TypeError, match="BFloat16"):  # by cvxpylayers' products
+        layer(torch.ones(3, dtype=torch.bfloat16))
+
+
+def test_smaller_batches_are_not_compiled_anew():
+    layer, p = shrinkage(), torch.tensor([1.0, -2, 3], dtype=torch.float64)
+    many = torch.outer(torch.arange(1.0, 6, dtype=torch.float64), p)
+
+    def gradient(count):
+        values = many[:count].clone().requires_grad_()
+        (layer(values)[0] ** 2).sum().backward()
+        return values.grad
+
+    compiled = []
+    for count in (5, 5, 3, 1, 4):
+        expected = 2 * many[:count].clamp(min=0)
+        np.testing.assert_allclose(gradient(count), expected, rtol=0, atol=1e-8)
+        functions = (form._data_batch, form._polish_batch, form.differentiate_batch)
+        compiled.append([function._cache_size() for function in functions])
+    assert compiled[1] == compiled[-1]
+
+
+def test_pickles(tmp_path):
+    """Of a module with two layers that share the solver object. PyTorch cannot copy such
+    a layer by `copy.deepcopy`, as it cannot copy matrices in the CSR format.
+    """
+    backend, case = DiffQCP(), quadratic()
+    module = torch.nn.ModuleList(
+        [make_layer(case, solver=backend), make_layer(PROBLEMS[2](), solver=backend)]
+    )
+    values = tensors(case.values)
+    expected = module[0](*values)
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    for other in (
+        torch.load(file, weights_only=False),
+        pickle.loads(pickle.dumps(module)),
+    ):
+        assert other[0].ctx.solver is other[1].ctx.solver is not backend
+        for got, want in zip(other[0](*values), expected, strict=True):
+            np.testing.assert_allclose(got.detach(), want.detach(), atol=1e-10)
+    assert len(copy.deepcopy(backend)._layers) == 0  # none without the layers themselves
+    path = tmp_path / "layer.pt"
+    torch.save(shrinkage(), path)
+    code = f"""
+import torch
+layer = torch.load({str(path)!r}, weights_only=False)
+p = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64, requires_grad=True)
+(layer(p)[0] ** 2).sum().backward()
+assert torch.allclose(p.grad, torch.tensor([2.0, 0.0, 6.0], dtype=torch.float64))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_training():
@@ -160,6 +230,7 @@ def test_warm_start():
         cold(p, solver_args=nothing)
     with pytest.raises(RuntimeError, match="iteration limit"):
         warm(torch.stack([p, p]), solver_args=nothing)  # another size of the batch
+    np.testing.assert_allclose(warm(p, solver_args=nothing)[0], [1, 0, 3], atol=1e-9)
 
 
 # What cvxpylayers does with diffcp, NumPy 2 deprecates.
@@ -207,3 +278,11 @@ def test_no_solution():
     found.sum().backward()
     np.testing.assert_allclose(found.detach(), [1, np.nan, 1], atol=1e-9)
     np.testing.assert_allclose(values.grad, [0, np.nan, 0], atol=1e-9)
+    # The rest of the batch shares w, and the loss has the solved items alone.
+    for pick in ("where", "index"):
+        w = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+        (found,) = layer(w * values.detach())
+        solved = ~found.isnan()
+        kept = torch.where(solved, found, 0) if pick == "where" else found[solved]
+        kept.sum().backward()
+        np.testing.assert_allclose(w.grad, 0, atol=1e-9)

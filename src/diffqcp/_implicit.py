@@ -17,7 +17,9 @@ and a transposed one, `M' (w, u, h) = (a, c, e)`, with `D h = -U L t`,
 
     K [w; t] = [a - A'e; L U'c],    u = e + U L t,    h = c - A w - U L t.
 
-So one factorisation of `K` serves tangents and cotangents. As `M` is built from the
+So one factorisation of `K` serves tangents and cotangents. A right-hand side of zero has
+the solution zero, whatever `M` is: where there is no solution of the problem, and `M` is
+NaN, a cotangent of zero is no question about it. As `M` is built from the
 solution and the data, JAX's rule for linear solves differentiates the solution of the
 system too, which gives second derivatives wherever `D` has one.
 """
@@ -88,13 +90,13 @@ def _tangents(
     extras: Extras,
 ) -> Solution:
     P, A, _, _ = data
-    x, y, s = solution
+    x, y, s = _somewhere(solution)
     dP, dA, dq, db = change
     A_matrix, dA_matrix = structure.A_matrix(A), structure.A_matrix(dA)
     r1 = structure.P_mv(dP, x) + dA_matrix.transpose_mv(y) + dq
     r2 = db - dA_matrix.mv(x)
 
-    constants = jax.lax.stop_gradient((*data, *solution))
+    constants = jax.lax.stop_gradient((*data, *solution))  # NaN, where there is none
     solver = extras.solver.thaw()
     linearised = linearise(structure, Values(*constants), solver, extras.smoothing)
     kkt = linearised.kkt
@@ -116,18 +118,39 @@ def _tangents(
         w, dual, _ = kkt.solve(right, c, solver, linearised.state)
         return w, dual
 
+    def where_asked(right: Array, *parts: Array) -> Array:
+        return jnp.where(jnp.any(right != 0), jnp.concatenate(parts), 0)
+
     def solve(_: Any, right: Array) -> Array:
         a, c, e = split(right)
         dx, dual = system(a, c - e, e)
-        return jnp.concatenate([dx, dual + e, c - kkt.A.mv(dx)])
+        return where_asked(right, dx, dual + e, c - kkt.A.mv(dx))
 
     def solve_transposed(_: Any, right: Array) -> Array:
         a, c, e = split(right)
         w, dual = system(a, c, e)
-        return jnp.concatenate([w, e + dual, c - kkt.A.mv(w) - dual])
+        return where_asked(right, w, e + dual, c - kkt.A.mv(w) - dual)
 
     # One vector, since JAX wants all of a right-hand side to be linear, and not a part.
     right = jnp.concatenate([-r1, r2, jnp.zeros_like(r2)])
     moved = jax.lax.custom_linear_solve(multiply, right, solve, solve_transposed)
     dx, dy, ds = split(moved)
     return dx, dy, ds
+
+
+def _somewhere(solution: Solution) -> Solution:
+    """The solution, or where there is none a point without pattern.
+
+    There a product of NaN with a cotangent of zero would be NaN. The point's numbers are
+    linearly independent over the rationals (Lindemann and Weierstrass), so that no simple
+    change of the data has a right-hand side of zero.
+    """
+    x, y, s = solution
+    none = jnp.isnan(x).any() | jnp.isnan(y).any()
+    sizes = np.cumsum([part.size for part in solution])
+    point = np.split(np.sin(np.arange(1.0, 1 + sizes[-1])), sizes[:-1])
+    x, y, s = (
+        jnp.where(none, jnp.asarray(other, part.dtype), part)
+        for part, other in zip(solution, point, strict=True)
+    )
+    return x, y, s

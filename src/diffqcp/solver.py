@@ -248,7 +248,11 @@ def _solve(recipe: Recipe, data: Data, extras: Extras) -> QCPSolution:
         size(Px + A_matrix.transpose_mv(y) + q),
         jnp.abs(jax.lax.stop_gradient(x @ Px + q @ x + b @ y)),
     )
-    objective = x @ Px / 2 + q @ x
+    # A cotangent of zero is to stay zero where there is no solution: no factor is NaN.
+    nowhere = jnp.isnan(x).any()
+    there = jnp.where(nowhere, 0, x)
+    value = there @ structure.P_mv(P, there) / 2 + q @ there
+    objective = jnp.where(nowhere, jnp.sum(x), value)
     s = jnp.where(none, jnp.inf, s)
     return QCPSolution(x, y, s, status, iterations, objective, residuals)
 

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+import scipy.sparse as sp
 
 from ...qcp import HostQCP
+from ._adjoint import dense, pull_through
 from ._parametric import ParametricForm
 from ._qcp import conic_form, ConicForm
 
@@ -29,9 +31,11 @@ def backward(
     of the function with respect to it, ones if it is None; each parameter's `gradient` is
     set. Computed in float64, whatever JAX's default.
 
-    As in CVXPY, the gradient of a symmetric parameter has at both of two symmetric places
-    what changing both of them brings, and that of a complex one is the derivative with
-    respect to its real part plus `1j` times that with respect to its imaginary part.
+    As in CVXPY, the gradient of a complex parameter is the derivative with respect to its
+    real part plus `1j` times that with respect to its imaginary part; of a symmetric one
+    it has at both of two symmetric places what changing both of them brings, and of a
+    Hermitian one likewise, conjugate below the diagonal; of a diagonal one it is sparse,
+    and of a sparse one zero outside of its pattern.
 
     **Arguments:**
 
@@ -51,9 +55,12 @@ def backward(
         for variable in problem.variables()
     }
     pulled = linearised.pull_back(gradients)
-    for parameter in problem.parameters():
-        zero = np.zeros(parameter.shape)
-        parameter.gradient = pulled.get(parameter.id, zero)
+    parameters: list[Any] = problem.parameters()
+    for parameter in parameters:
+        gradient = pulled[parameter.id]
+        if parameter.attributes["diag"]:
+            gradient = sp.diags_array(np.diag(gradient))
+        parameter.gradient = gradient
 
 
 def derivative(
@@ -87,7 +94,11 @@ def derivative(
 
 
 def _fitting(name: str, leaf: Any, value: Any, default: float) -> np.ndarray:
-    value = np.asarray(default if value is None else value)
+    value = dense(default if value is None else value)
+    if np.iscomplexobj(value) and not leaf.is_complex():
+        raise ValueError(
+            f"{name} of {leaf.name()}: expected real numbers, got dtype {value.dtype}"
+        )
     if value.shape not in ((), leaf.shape):
         raise ValueError(
             f"{name} of {leaf.name()}: expected shape {leaf.shape}, got {value.shape}"
@@ -117,6 +128,7 @@ class Linearised:
             )
         chain: Any = problem._cache.solving_chain
         self._reductions = chain.reductions
+        self._parameters: list[Any] = problem.parameters()
         with jax.enable_x64(True):
             self._parametric = _parametric(self._program, form)
             self._operator = _qcp(self._parametric, form).derivative(
@@ -124,30 +136,54 @@ class Linearised:
             )
 
     def pull_back(self, gradients: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """The gradients of the parameters, from those of the variables."""
-        inner: Any = gradients
-        for reduction in self._reductions:
-            inner = reduction.var_backward(inner)
-        m = self._parametric.structure.m
+        """The gradients of the parameters, from those of the variables: the adjoint of
+        `push_forward`, but for what `folded` says of symmetric parameters.
+        """
+        variables, m = self._program.variables, self._parametric.structure.m
+        inner = pull_through(self._variables_forward, variables, gradients)
         dx = self._program.split_adjoint(inner)
         with jax.enable_x64(True):
             data = self._operator.T.mv((dx, np.zeros(m), np.zeros(m)))
-            pulled = self._parametric.gradients(data)
-        for reduction in reversed(self._reductions):
-            pulled = reduction.param_backward(pulled)
-        return pulled
+            reduced = self._parametric.gradients(data)
+        pulled = pull_through(self._parameters_forward, self._parameters, reduced)
+        return {leaf.id: folded(leaf, pulled[leaf.id]) for leaf in self._parameters}
 
     def push_forward(self, deltas: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
         """The changes of the variables, from those of the parameters."""
-        inner: Any = deltas
-        for reduction in self._reductions:
-            inner = reduction.param_forward(inner)
+        inner = self._parameters_forward(deltas)
         with jax.enable_x64(True):
             dx, _, _ = self._operator.mv(tuple(self._parametric.change(inner)))
             pushed = self._program.split_solution(np.asarray(dx))
+        return self._variables_forward(pushed)
+
+    def _parameters_forward(self, deltas: Any) -> Any:
+        """From CVXPY's parameters to those of the conic form."""
+        for reduction in self._reductions:
+            deltas = reduction.param_forward(deltas)
+        return deltas
+
+    def _variables_forward(self, deltas: Any) -> Any:
+        """From the variables of the conic form to CVXPY's."""
         for reduction in reversed(self._reductions):
-            pushed = reduction.var_forward(pushed)
-        return pushed
+            deltas = reduction.var_forward(deltas)
+        return deltas
+
+
+def folded(leaf: Any, gradient: np.ndarray) -> np.ndarray:
+    """The gradient of a parameter as CVXPY has it, from one that counts each entry by
+    itself: at both of two symmetric places what changing both of them brings, conjugate
+    below the diagonal, and zero where the parameter is always zero.
+    """
+    if any(leaf.attributes[kind] for kind in ("symmetric", "PSD", "NSD", "hermitian")):
+        both = gradient + gradient.conj().T
+        return np.where(np.eye(len(both), dtype=bool), gradient, both)
+    if leaf.attributes["diag"]:
+        return np.diag(np.diag(gradient))
+    if leaf.attributes["sparsity"]:
+        kept = np.zeros_like(gradient)
+        kept[leaf.sparse_idx] = gradient[leaf.sparse_idx]
+        return kept
+    return gradient
 
 
 def _qcp(parametric: ParametricForm, form: ConicForm) -> HostQCP:
@@ -158,7 +194,8 @@ def _qcp(parametric: ParametricForm, form: ConicForm) -> HostQCP:
     return HostQCP(P_matrix, A_matrix, q, b, form.x, form.y, form.s, structure)
 
 
-# Patterns are analysed once for a problem.
+# Patterns are analysed once for a problem. A form knows nothing of its program, since it
+# would keep it alive.
 _FORMS: WeakKeyDictionary[Any, ParametricForm] = WeakKeyDictionary()
 
 

@@ -27,7 +27,8 @@ class ParametricForm:
     structure: QCPStructureCPU
 
     def __init__(self, program: Any, cone_dims: Mapping[str, Any], psd_order: PSDOrder):
-        self._program = program
+        starts = program.param_id_to_col
+        self._columns = [(param, starts[param.id]) for param in program.parameters]
         n, columns = program.x.size, program.q.shape[1]
         # A column of a tensor is a matrix by its columns; those of `A` and `b` are one.
         both: Any = sp.csr_array(program.A)
@@ -50,7 +51,7 @@ class ParametricForm:
 
     def data(self) -> list[np.ndarray]:
         """`(P, A, q, b)` for the current values of the parameters."""
-        values = {param.id: np.asarray(param.value) for param in self._program.parameters}
+        values = {param.id: np.asarray(param.value) for param, _ in self._columns}
         return self._apply(values, 1.0)
 
     def change(self, deltas: Mapping[int, np.ndarray]) -> list[np.ndarray]:
@@ -60,7 +61,7 @@ class ParametricForm:
     def _apply(self, values: Mapping[int, np.ndarray], constant: float):
         vector = np.zeros(self._map.shape[1])
         vector[-1] = constant
-        for param, start in self._columns():
+        for param, start in self._columns:
             if param.id in values:
                 value = np.broadcast_to(values[param.id], param.shape)
                 vector[start : start + param.size] = value.ravel(order="F")
@@ -71,12 +72,8 @@ class ParametricForm:
         vector = self._map.T @ np.concatenate([np.asarray(part) for part in data])
         return {
             param.id: vector[start : start + param.size].reshape(param.shape, order="F")
-            for param, start in self._columns()
+            for param, start in self._columns
         }
-
-    def _columns(self) -> list[tuple[Any, int]]:
-        starts = self._program.param_id_to_col
-        return [(param, starts[param.id]) for param in self._program.parameters]
 
 
 def _stored(tensor: Any, height: int) -> tuple[Any, np.ndarray]:

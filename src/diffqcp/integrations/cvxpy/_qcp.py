@@ -32,9 +32,9 @@ def host_qcp(problem: cp.Problem) -> HostQCP:
     unless `jax_enable_x64` is set.
 
     **Raises:** `TypeError` if `problem` is not a CVXPY problem. `ValueError` if it is
-    not solved, has no solution, was solved by another solver, is mixed-integer, uses a
-    cone that diffqcp does not know, or if its parameters have changed since the solve.
-    Warns if the solver calls its solution inaccurate.
+    not solved, has no solution, was solved by another solver or with `qcp=True`, is
+    mixed-integer, uses a cone that diffqcp does not know, or if its parameters have
+    changed since the solve. Warns if the solver calls its solution inaccurate.
     """
     form = conic_form(problem)
     P, A = BCOO.from_scipy_sparse(sp.triu(form.P)), BCOO.from_scipy_sparse(form.A)
@@ -93,6 +93,11 @@ def _check_solved(problem: cp.Problem) -> str:
         raise ValueError("problem: not solved yet; call problem.solve() first")
     if problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
         raise ValueError(f"problem: has no solution, its status is {problem.status!r}")
+    if problem.solver_stats is None:
+        raise ValueError(
+            "problem: expected a convex or a geometric one, got a quasiconvex one solved "
+            "with qcp=True, by bisection: it has no conic form of its own"
+        )
     solver = problem.solver_stats.solver_name
     if solver not in _PSD_ORDERS:
         raise ValueError(

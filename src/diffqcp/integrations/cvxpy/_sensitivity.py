@@ -8,7 +8,8 @@ import lineax as lx
 import numpy as np
 import scipy.sparse as sp
 
-from ._derivatives import Linearised
+from ._adjoint import dense
+from ._derivatives import folded, Linearised
 from ._qcp import conic_form
 
 
@@ -47,15 +48,20 @@ _SHOWN = 10
 
 def _lines(parameter: cp.Parameter, sensitivity: np.ndarray) -> list[tuple[str, ...]]:
     order = np.argsort(-np.abs(sensitivity), axis=None, kind="stable")
+    values = _value(parameter)
     lines = []
     for flat in np.sort(order[:_SHOWN]):
         index = tuple(int(k) for k in np.unravel_index(flat, sensitivity.shape))
         name = parameter.name() + (str(list(index)) if index else "")
-        value = np.asarray(parameter.value)[index]
-        lines.append((name, f"{value:.6g}", f"{sensitivity[index]:.6g}"))
+        lines.append((name, f"{values[index]:.6g}", f"{sensitivity[index]:.6g}"))
     if sensitivity.size > _SHOWN:
         lines.append((f"{parameter.name()}: {sensitivity.size - _SHOWN} smaller", "", ""))
     return lines
+
+
+def _value(parameter: Any) -> np.ndarray:
+    sparse = parameter.attributes["sparsity"]
+    return dense(parameter.value_sparse if sparse else parameter.value)
 
 
 def sensitivity(
@@ -92,7 +98,10 @@ def sensitivity(
     _check_expression(problem, expression)
     partial = _partial_derivatives(expression)
     parameters = {p.id: p for p in [*problem.parameters(), *expression.parameters()]}
-    total = {p.id: partial.get(p.id, np.zeros(p.shape)) for p in parameters.values()}
+    total = {
+        key: folded(p, partial.get(key, np.zeros(p.shape)))
+        for key, p in parameters.items()
+    }
     if problem.parameters():
         form = conic_form(problem)
         linearised = Linearised(problem, form, solve_method, solver, polish)
@@ -122,7 +131,7 @@ def _partial_derivatives(expression: cp.Expression) -> dict[int, np.ndarray]:
     # CVXPY differentiates with respect to variables only.
     substitutes = {p.id: cp.Variable(p.shape) for p in expression.parameters()}
     for parameter in expression.parameters():
-        substitutes[parameter.id].value = parameter.value
+        substitutes[parameter.id].value = _value(parameter)
     places = {id(p): substitutes[p.id] for p in expression.parameters()}
     originals = {variable.id: key for key, variable in substitutes.items()}
     partial = {}

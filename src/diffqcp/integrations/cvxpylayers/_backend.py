@@ -13,6 +13,7 @@ from jaxtyping import ScalarLike
 
 from ...forward import AbstractForwardSolver, Newton, Status
 from ...solver import QCPSolver
+from ._batches import BatchSizes, filled, remember
 from ._form import differentiate_batch, LayerForm, LayerSolution, solve_on_host
 
 
@@ -25,7 +26,9 @@ class DiffQCP(SolverInterface):
     [`diffqcp.integrations.cvxpylayers.CvxpyLayer`][] with JAX. Quadratic objectives are
     kept, with parameters in all of them, and every cone of CVXPY's is taken. Patterns and
     the solver's set-up are made once for a layer. In PyTorch both passes are computed in
-    float64, whatever JAX's default, and a whole batch at once.
+    float64, whatever JAX's default, and a whole batch at once; the solution has the dtype
+    of the parameters. A batch is filled up to a size that has come before, so that few
+    sizes are compiled.
 
     **Arguments:**
 
@@ -35,8 +38,9 @@ class DiffQCP(SolverInterface):
         are further `settings`, as in `solver_args={"max_iter": 50, "verbose": True}`.
     - `solve_method`, `solver`, `polish`, `smoothing`: as for [`diffqcp.QCPSolver`][].
     - `throw`: whether a problem without solution raises a `RuntimeError` with the status
-        and the place in the batch. If False, its solution and gradient are NaN, and those
-        of the rest of the batch are right.
+        and the place in the batch. If False, its solution is NaN, and its gradient is
+        too unless the loss does not depend on it; those of the rest of the batch are
+        right.
     - `warm_start`: whether a solve in PyTorch starts from the last solution of the same
         layer and batch size, for forward solvers that can. The solution is the same up to
         rounding errors, unless there are several, or `polish` is off. True by default,
@@ -67,9 +71,21 @@ class DiffQCP(SolverInterface):
         self._options = {"solve_method": solve_method, "solver": solver, "polish": polish}
         self._options["smoothing"] = smoothing
         self.throw, self._warm_start = throw, warm_start
+        self._dtype: np.dtype | None = None
         # By cvxpylayers' cone dimensions, of which each layer has its own, so that layers
         # may share this object.
         self._layers: WeakKeyDictionary[Any, _Layer] = WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Weak keys can be neither pickled nor copied. The cone dimensions here and those
+        # in the layers' contexts stay the same objects, if layers go along.
+        forms = [(dims, layer.form) for dims, layer in self._layers.items()]
+        return self.__dict__ | {"_layers": forms}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        layers = [(dims, _Layer(form)) for dims, form in state["_layers"]]
+        self._layers = WeakKeyDictionary(layers)
 
     def setup(self, ctx: Any) -> None:
         """Called by a layer when it is made: analyses the patterns."""
@@ -95,9 +111,10 @@ class DiffQCP(SolverInterface):
         if key not in layer.solvers:
             forward = _with_options(self._forward, solver_args)
             with jax.ensure_compile_time_eval():  # it outlives the transformation
-                layer.solvers[key] = QCPSolver(
+                solver = QCPSolver(
                     layer.form.structure, forward=forward, throw=throw, **self._options
                 )
+            remember(layer.solvers, key, solver)
         return layer.solvers[key]
 
     def form(self, dims: Any) -> LayerForm:
@@ -115,17 +132,21 @@ class DiffQCP(SolverInterface):
     ) -> tuple[Any, Any, Any]:
         """Solves a batch; the interface of cvxpylayers."""
         layer, solver = self._layers[dims], self.qcp_solver(dims, solver_args)
-        start = layer.last
-        if start and start[0].shape[0] != q.shape[0]:
-            start = None
+        count, start = len(q), layer.last.get(len(q))
+        size = layer.sizes.fit(count)
+        if start is not None:
+            start = tuple(filled(part, size) for part in start)
         with jax.enable_x64(True):
-            values = _float64(P), _float64(q), _float64(A)
+            values = tuple(filled(_float64(part), size) for part in (P, q, A))
             found = solve_on_host(solver, layer.form, values, start)
         if self.throw:
-            check(found.status)
+            check(found.status[:count])
+        solution = found.solution
+        if count < size:
+            solution = tuple(np.asarray(part)[:count] for part in solution)
         if self._warm_start:
-            layer.last = found.solution
-        x, y, _ = (np.asarray(part) for part in found.solution)
+            remember(layer.last, count, solution)
+        x, y, _ = (np.asarray(part) for part in solution)
         saved = _Saved(layer.form, solver, values, found) if needs_grad else None
         return x, y, saved
 
@@ -135,14 +156,25 @@ class DiffQCP(SolverInterface):
         """Gradients of a batch; the interface of cvxpylayers."""
         if isinstance(saved_state, list):
             (saved_state,) = saved_state
-        form, solver, values, found = saved_state
+        form, solver, values, found, _ = saved_state
+        count, size = len(dprimal), len(values[1])
         with jax.enable_x64(True):
-            gradients = _float64(dprimal), _float64(ddual)
+            gradients = _extended(dprimal, size), _extended(ddual, size)
             dP, dq, dA = differentiate_batch(
                 solver, form, values, found.solution, gradients
             )
-        dP = None if values[0] is None else np.asarray(dP)
-        return dP, np.asarray(dq), np.asarray(dA)
+        dP = None if values[0] is None else np.asarray(dP)[:count]
+        return dP, np.asarray(dq)[:count], np.asarray(dA)[:count]
+
+    def set_params(self, params: list[np.ndarray]) -> None:
+        """Called by the layer for PyTorch with the values of the parameters before each
+        solve; the interface of cvxpylayers, whose own products are in float64.
+
+        **Raises:** `TypeError` for complex values.
+        """
+        self._dtype = np.result_type(*params)
+        if np.issubdtype(self._dtype, np.complexfloating):
+            raise TypeError(f"params: expected real numbers, got dtype {self._dtype}")
 
     def solve_torch_batch(
         self,
@@ -158,7 +190,12 @@ class DiffQCP(SolverInterface):
         x, y, saved = self.solve_numpy_batch(
             P_array, q_array, A_array, dims, solver_args, needs_grad
         )
-        return q.new_tensor(x), q.new_tensor(y), saved
+        if saved is not None:
+            saved = saved._replace(dtype=q.dtype)
+        dtype = self._dtype
+        if dtype is not None and np.issubdtype(dtype, np.floating):
+            x, y = x.astype(dtype), y.astype(dtype)
+        return _to_torch(x, q), _to_torch(y, q), saved
 
     def derivative_torch_batch(
         self, dprimal: Any, ddual: Any, saved_state: Any
@@ -167,8 +204,12 @@ class DiffQCP(SolverInterface):
         found = self.derivative_numpy_batch(
             _from_torch(dprimal), _from_torch(ddual), saved_state
         )
+        if isinstance(saved_state, list):
+            (saved_state,) = saved_state
+        dtype = saved_state.dtype
         dP, dq, dA = (
-            None if part is None else dprimal.new_tensor(part) for part in found
+            None if part is None else dprimal.new_tensor(part, dtype=dtype)
+            for part in found
         )
         return dP, dq, dA
 
@@ -194,24 +235,45 @@ def _with_options(
 
 @dataclasses.dataclass
 class _Layer:
-    """What is kept of a layer: its form, the solvers made so far by their options, and
-    the last solution.
+    """What is kept of a layer: its form, the last solvers by their options, the last
+    solutions by the sizes of their batches, and the sizes of compiled programs.
     """
 
     form: LayerForm
     solvers: dict[Any, QCPSolver] = dataclasses.field(default_factory=dict)
-    last: Any = None
+    last: dict[int, Any] = dataclasses.field(default_factory=dict)
+    sizes: BatchSizes = dataclasses.field(default_factory=BatchSizes)
 
 
 class _Saved(NamedTuple):
+    """For the backward pass; `values` and `found` are of the batch as it was filled up,
+    and `dtype` is that of PyTorch's vectors.
+    """
+
     form: LayerForm
     solver: QCPSolver
     values: tuple[Any, Any, Any]
     found: LayerSolution
+    dtype: Any = None
 
 
 def _float64(array: Any) -> Any:
     return None if array is None else np.asarray(array, np.float64)
+
+
+def _extended(array: Any, size: int) -> np.ndarray:
+    """In float64, with zeros for what a batch was filled up with."""
+    array = _float64(array)
+    if len(array) == size:
+        return array
+    return np.pad(array, ((0, size - len(array)), (0, 0)))
+
+
+def _to_torch(array: np.ndarray, like: Any) -> Any:
+    """A tensor of the array's dtype."""
+    import torch  # whoever calls this has it
+
+    return torch.tensor(array, device=like.device)
 
 
 def _from_torch(tensor: Any) -> Any:

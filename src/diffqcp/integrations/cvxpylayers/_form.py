@@ -137,7 +137,9 @@ def differentiate_batch(
     solution: Solution,
     gradients: tuple[Array, Array],
 ) -> tuple[Array, Array, Array]:
-    """The gradients of cvxpylayers' vectors, from those of `x` and `y`."""
+    """The gradients of cvxpylayers' vectors, from those of `x` and `y`. Where these are
+    zero, so are those, with and without a solution.
+    """
 
     def differentiate(values, solution, gradients):
         P, A, q, b = form.data(*values)
@@ -153,6 +155,8 @@ def differentiate_batch(
             smoothing=0.0 if solver.smoothing is None else solver.smoothing,
             throw=False,
         )
-        return form.cotangents(*found)
+        asked = jnp.any(dx != 0) | jnp.any(dy != 0)
+        dP, dq, dA = (jnp.where(asked, part, 0) for part in form.cotangents(*found))
+        return dP, dq, dA
 
     return jax.vmap(differentiate)(values, solution, gradients)

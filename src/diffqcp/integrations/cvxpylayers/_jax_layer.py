@@ -17,6 +17,7 @@ from ...derivative import Solution
 from ...solver import QCPSolver
 from ...sparsity import SparseMatrix, SparsityPattern
 from ._backend import check, DiffQCP
+from ._batches import BatchSizes, filled, remember
 from ._form import LayerForm, LayerSolution
 
 
@@ -26,7 +27,9 @@ class CvxpyLayer:
     With the constructor and the call of `cvxpylayers.jax.CvxpyLayer`, whose release 1.2
     takes no solver objects and cannot be jitted. Here `jax.jit`, `jax.vmap`, `jax.grad`,
     `jax.jacobian`, `jax.jvp` and `jax.hessian` go through the layer. The dtype is that of
-    the parameters.
+    the parameters; with 16-bit ones the layer computes in float32. Outside of
+    transformations a batch is filled up to a size that has come before, so that few sizes
+    are compiled.
     """
 
     def __init__(
@@ -52,8 +55,10 @@ class CvxpyLayer:
         - `solver_args`: options of the forward solver for all calls.
 
         **Raises:** `TypeError` for another solver, `ValueError` if the problem is not DPP
-        or the parameters or variables are not its own.
+        or has integer variables, or the parameters or variables are not its own.
         """
+        if problem.is_mixed_integer():
+            raise ValueError("problem: it has integer variables, so no derivative")
         self._backend = DiffQCP() if solver is None else solver
         if not isinstance(self._backend, DiffQCP):
             raise TypeError(f"solver: expected a DiffQCP, got {solver!r}")
@@ -71,7 +76,8 @@ class CvxpyLayer:
         )
         self._backend.setup(self.ctx)
         self._maps = _LayerMaps(self.ctx, self._backend.form(self.ctx.cone_dims))
-        self._last: Solution | None = None
+        self._last: dict[Any, Solution] = {}
+        self._sizes = BatchSizes()
 
     def __call__(
         self,
@@ -87,33 +93,52 @@ class CvxpyLayer:
             Values with and without one can be mixed.
         - `solver_args`: options of the forward solver for this call.
         - `warm_start`: whether to start from the solution of the last call with
-            `warm_start` outside of transformations, for forward solvers that can.
+            `warm_start` and this size of the batch, outside of transformations, for
+            forward solvers that can.
 
         **Returns:**
 
         The optimal values of the variables, with a batch axis if any parameter has one.
 
-        **Raises:** `ValueError` for a wrong number or shape of values, `RuntimeError` if
-        there is no solution.
+        **Raises:** `ValueError` for a wrong number or shape of values, `TypeError` for
+        complex ones, `RuntimeError` if there is no solution.
         """
         with jax.numpy_dtype_promotion("standard"):
             dtype = jnp.result_type(float, *params)
-        arrays = [jnp.asarray(value, dtype) for value in params]
+            wide = jnp.promote_types(dtype, jnp.float32)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(f"params: expected real numbers, got dtype {dtype}")
+        arrays = [jnp.asarray(value, wide) for value in params]
         batch = self.ctx.validate_params(arrays)
+        if not batch and any(
+            array.ndim > len(parameter.shape)
+            for array, parameter in zip(arrays, self.ctx.parameters, strict=True)
+        ):  # a batch of nothing
+            shapes = [(0, *variable.shape) for variable in self.ctx.var_recover]
+            return tuple(jnp.zeros(shape, dtype) for shape in shapes)
         axes = tuple(0 if size else None for size in self.ctx.batch_sizes or ())
         options = self._solver_args | dict(solver_args or {})
         # Outside of transformations the status is looked at here, for a plain error.
         plain = not any(isinstance(array, Tracer) for array in arrays)
         throw = False if plain else None
         solver = self._backend.qcp_solver(self.ctx.cone_dims, options, throw)
-        fits = self._last is not None and self._last[0].shape[:-1] == batch
-        start = self._last if warm_start and fits else None
+        start = self._last.get(batch) if warm_start else None
+        count = size = batch[0] if batch else 0
+        if plain and batch:
+            size = self._sizes.fit(count)
+            arrays = [
+                array if axis is None else jnp.asarray(filled(array, size))
+                for array, axis in zip(arrays, axes, strict=True)
+            ]
+            start = jax.tree.map(lambda part: jnp.asarray(filled(part, size)), start)
         values, found = _solve(self._maps, solver, axes, arrays, start)
+        if count < size:
+            values, found = jax.tree.map(lambda part: part[:count], (values, found))
         if plain and self._backend.throw:
             check(found.status)
         if plain and warm_start:
-            self._last = found.solution
-        return values
+            remember(self._last, batch, found.solution)
+        return tuple(value.astype(dtype) for value in values)
 
 
 @eqx.filter_jit
@@ -178,7 +203,8 @@ class _LayerMaps(eqx.Module):
         for place, log, index in self._columns:
             part = params[place].ravel()[index.value]
             parts.append(jnp.log(part) if log else part)
-        vector = jnp.concatenate([*parts, jnp.ones(1, params[0].dtype)])
+        dtype = params[0].dtype if params else jnp.result_type(float)
+        vector = jnp.concatenate([*parts, jnp.ones(1, dtype)])
         return self._P.mv(vector), self._q.mv(vector), self._A.mv(vector)
 
     def variables(
@@ -189,8 +215,16 @@ class _LayerMaps(eqx.Module):
         for dual, index, scale in self._recovery:
             value = (y if dual else x)[index.value]
             value = value * jnp.asarray(scale.value, value.dtype)
-            values.append(jnp.exp(value) if self._gp and not dual else value)
+            values.append(_exp(value) if self._gp and not dual else value)
         return tuple(values)
+
+
+def _exp(value: Array) -> Array:
+    """`exp(value)`, and NaN for NaN with a derivative of one: a cotangent of zero is to
+    stay zero.
+    """
+    none = jnp.isnan(value)
+    return jnp.where(none, value, jnp.exp(jnp.where(none, 0, value)))
 
 
 class _AffineMap(eqx.Module):
