@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from ._accuracy import accurate_error, exact_error, Yardstick
+from ._accuracy import accurate_error, exact_error, finite_bounds, Yardstick
 from .derivative import (
     adjoint_system,
     Data,
@@ -100,6 +100,13 @@ def linearise(
     # The rules of lineax take the state for a constant.
     state = solver.init(jax.lax.stop_gradient(kkt), {})
     return Linearised(kkt, state, (x, y, y - v), (-dual_residual, -primal_residual))
+
+
+def _bounded(structure: AbstractQCPStructure, values: Values) -> Values:
+    """Without infinite numbers where there is no constraint."""
+    none, A, b = finite_bounds(structure, values.A, values.b)
+    y, s = jnp.where(none, 0, values.y), jnp.where(none, 1, values.s)
+    return values._replace(A=A, b=b, y=y, s=s)
 
 
 class Progress(NamedTuple):
@@ -224,6 +231,7 @@ def compute_derivative(
     throw: bool,
 ) -> tuple[SolutionDerivative, Progress]:
     """`AbstractQCP.derivative`."""
+    values = _bounded(structure, values)
     linearised = linearise(structure, values, solver.thaw(), smoothing)
     kkt, state = linearised.kkt, linearised.state
     if polish and smoothing is None:  # Newton steps are with the exact `D`
@@ -264,6 +272,7 @@ def compute_vjp(
     polish: bool,
 ) -> tuple[Data, Progress]:
     """`AbstractQCP.vjp`."""
+    values = _bounded(structure, values)
     linearised = linearise(structure, values, solver.thaw(), smoothing)
     kkt = linearised.kkt
 

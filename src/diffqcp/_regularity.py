@@ -29,7 +29,8 @@ class Regularity:
     - `primal`, `dual`, `gap`: the residuals `A x + s - b`, `P x + A'y + q` in the largest
         norm, and `|y's|`.
     - `differentiable`: whether the solution map has a derivative here, as far as the
-        numbers can tell.
+        numbers can tell: margins below ten times the root of the largest residual are
+        not told from zero.
     - `verdict`: all of this in words.
     """
 
@@ -72,9 +73,11 @@ def examine(structure: AbstractQCPStructure, values: Values) -> Regularity:
         float(abs(y @ s)),
     )
     scale = max(1.0, largest(v))
-    kinks = [key for key, margin in margins.items() if margin <= eps**0.4 * scale]
+    # At a kink `y` and `s` both vanish, and their errors are the roots of `y's`.
+    resolved = max(eps**0.4 * scale, 10 * max(residuals) ** 0.5)
+    kinks = [key for key, margin in margins.items() if margin <= resolved]
     deficiency = int(np.sum(zero))
-    verdict = _verdict(kinks, deficiency, condition, max(residuals), scale)
+    verdict = _verdict(kinks, deficiency, condition, max(residuals), scale, resolved)
     good = not kinks and deficiency == 0
     return Regularity(margins, deficiency, condition, *residuals, good, verdict)
 
@@ -83,13 +86,20 @@ _LARGEST = 3000
 
 
 def _verdict(
-    kinks: list[str], deficiency: int, condition: float, residual: float, scale: float
+    kinks: list[str],
+    deficiency: int,
+    condition: float,
+    residual: float,
+    scale: float,
+    resolved: float,
 ) -> str:
     parts = []
     if kinks:
         parts.append(
-            f"Strict complementarity fails in the cones {kinks}: a constraint is about "
-            "to change between active and inactive; there are one-sided derivatives only."
+            f"Strict complementarity fails in the cones {kinks}, as far as can be told: a "
+            "constraint is about to change between active and inactive, and then there "
+            f"are one-sided derivatives only. (With the residuals of this solution, "
+            f"margins below {resolved:.0e} are not told from zero.)"
         )
     if deficiency:
         parts.append(

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from ._accuracy import accurate_error, all_finite
+from ._convexity import is_convex
 from ._newton import newton
 from ._scaling import equilibrate, Scaling
 from .derivative import Data, Solution
@@ -33,9 +34,17 @@ from .linear_solve import FrozenSolver
 from .structure import AbstractQCPStructure
 
 
-RESCUE = Clarabel(tol=1e-12, accept=1e-4)
+# As accurate as it gets, and without verdicts: those that are right have been believed.
+RESCUE = Clarabel(
+    tol=1e-12,
+    accept=1e-4,
+    settings=(("tol_infeas_abs", 1e-15), ("tol_infeas_rel", 1e-15)),
+)
 # Verdicts that nothing is tried against.
-_FINAL = (Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED, Status.NOT_FINITE)
+_FINAL = (
+    *(Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED),
+    *(Status.NOT_FINITE, Status.NOT_CONVEX),
+)
 
 
 def rescue(forward: AbstractForwardSolver) -> Clarabel | None:
@@ -106,13 +115,17 @@ def _prepare(
     return _Prepared(scaling.data(structure, data), start, scaling, finite)
 
 
-def _begin(prepared: _Prepared, found: Found) -> Candidate:
+def _begin(
+    structure: AbstractQCPStructure, prepared: _Prepared, found: Found
+) -> Candidate:
     dtype, finite = prepared.data[2].dtype, prepared.finite
     x, y, s = (jnp.asarray(part, dtype) for part in found[:3])
     status, iterations = (jnp.asarray(part, jnp.int32) for part in found[3:])
+    convex = is_convex(structure, prepared.data[0])
+    status = jnp.where(convex, status, jnp.int32(Status.NOT_CONVEX))
     status = jnp.where(finite, status, jnp.int32(Status.NOT_FINITE))
     worst = jnp.full_like(prepared.scaling.unit, jnp.inf)
-    return Candidate(Found(x, y, s, status, iterations), worst, ~finite)
+    return Candidate(Found(x, y, s, status, iterations), worst, ~(finite & convex))
 
 
 def _choose(best: Candidate, new: Candidate) -> Candidate:
@@ -176,7 +189,7 @@ def search(
         new = polish(structure, prepared.data, found, solver, max_steps)
         return _State(_choose(best, new), tries + 1)
 
-    begin = _begin(prepared, found)
+    begin = _begin(structure, prepared, found)
     tries = jnp.zeros_like(begin.found.status)
     best = lax.while_loop(unfinished, body, _State(begin, tries)).best
     return _conclude(prepared, best)
@@ -199,7 +212,7 @@ def search_batch(
     if prepared.start is not None:
         first = Start(prepared.start, ~np.asarray(prepared.finite))
     found = forward.solve_batch(structure, prepared.data, first)
-    begin = _begin_batch(prepared, found)
+    begin = _begin_batch(structure, prepared, found)
     best = _polish_batch(structure, prepared, begin, solver, max_steps)
     settled = np.asarray(best.settled)
     if other is not None and not settled.all():
@@ -236,6 +249,12 @@ def _polish_batch(
     return jax.vmap(improve)(prepared, begin)
 
 
-_begin_batch = jax.jit(jax.vmap(_begin))
+@partial(jax.jit, static_argnums=0)
+def _begin_batch(
+    structure: AbstractQCPStructure, prepared: _Prepared, found: Found
+) -> Candidate:
+    return jax.vmap(partial(_begin, structure))(prepared, found)
+
+
 _choose_batch = jax.jit(jax.vmap(_choose))
 _conclude_batch = jax.jit(jax.vmap(_conclude))

@@ -16,6 +16,7 @@ from ._differentiate import (
     compute_derivative,
     compute_jvp,
     compute_vjp,
+    Progress,
     repeat,
     Values,
     warn_if_inaccurate,
@@ -101,6 +102,20 @@ class AbstractQCP(eqx.Module):
         is not a lineax solver; for [`diffqcp.CuDSS`][] what its `check` raises. Outside
         of transformations it warns if the solution is none, and cannot be made one.
         """
+        operator, progress = self._derivative(
+            solve_method, solver, polish, smoothing, throw
+        )
+        warn_if_inaccurate(progress)
+        return operator
+
+    def _derivative(
+        self,
+        solve_method: str,
+        solver: lx.AbstractLinearSolver | None,
+        polish: bool,
+        smoothing: ScalarLike,
+        throw: bool,
+    ) -> tuple[SolutionDerivative, Progress]:
         values = self._values
         compute = partial(
             compute_derivative,
@@ -110,9 +125,7 @@ class AbstractQCP(eqx.Module):
             polish=polish,
             throw=throw,
         )
-        operator, progress = repeat(compute, values)
-        warn_if_inaccurate(progress)
-        return operator
+        return repeat(compute, values)
 
     def regularity(self) -> Regularity:
         """Reports what the derivative rests on: strict complementarity, the rank and the
@@ -262,6 +275,7 @@ class HostQCP(AbstractQCP):
         - `A`: BCOO, shape `(m, n)`.
         - `q`, `b`: shapes `(n,)` and `(m,)`.
         - `x`, `y`, `s`: the solution, its dual and its slack: `(n,)`, `(m,)`, `(m,)`.
+            In nonnegative rows `b` and `s` may be infinite: there is no constraint.
         - `problem_structure`: the [`diffqcp.QCPStructureCPU`][] of `P`, `A` and the
             cones.
 
@@ -346,7 +360,11 @@ def _check(
     for name, array in arrays.items():
         if isinstance(array, Tracer):
             continue
-        bad = np.flatnonzero(~np.isfinite(np.asarray(array)))
+        fine = np.isfinite(np.asarray(array))
+        if name in ("b", "s"):  # a nonnegative row may have no bound
+            rows = slice(structure.dims["z"], structure.dims["z"] + structure.dims["l"])
+            fine[rows] |= np.asarray(array)[rows] == np.inf
+        bad = np.flatnonzero(~fine)
         if bad.size:
             raise ValueError(
                 f"{name}: expected finite values, got {array[bad[0]]} at entry {bad[0]}"

@@ -30,6 +30,8 @@ class Status(enum.IntEnum):
     INACCURATE = 6
     """A point was found, but not to rounding errors, and so its derivative may be wrong:
     neither polishing it nor solving again with a smaller tolerance has helped."""
+    NOT_CONVEX = 7
+    """`P` is not positive semidefinite. (It is looked at if it is dense.)"""
 
 
 class Found(NamedTuple):
