@@ -45,7 +45,7 @@ class QCPStructureDense(AbstractQCPStructure):
     def _complete(
         self, stored: SparsityPattern
     ) -> tuple[SparsityPattern, np.ndarray, np.ndarray]:
-        return stored, np.arange(stored.nnz), np.ones(stored.nnz)
+        return stored, np.arange(stored.nnz), np.ones(stored.nnz, int)
 
     def wrap(self, values: Float[Array, " nnz"], pattern: SparsityPattern) -> Array:
         """The array."""

@@ -80,6 +80,14 @@ class AbstractQCPStructure(abc.ABC):
         self._key = (type(self), self.P_pattern, self.A_pattern, dims, order, onto_dual)
         self._hash = hash(self._key)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Hashes of strings, types and bytes differ from one process to the next.
+        return {name: part for name, part in vars(self).items() if name != "_hash"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._hash = hash(self._key)
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -368,7 +376,7 @@ class QCPStructureGPU(AbstractQCPStructure):
                 "P: expected both triangles, but the pattern is not symmetric: "
                 f"({row}, {col}) is stored and ({col}, {row}) is not"
             )
-        return stored, np.arange(rows.size), np.ones(rows.size)
+        return stored, np.arange(rows.size), np.ones(rows.size, int)
 
     def wrap(self, values: Float[Array, " nnz"], pattern: SparsityPattern) -> BCSR:
         """BCSR, with the entries in `pattern`'s order."""

@@ -39,6 +39,10 @@ class _Static:
         self.value = value
         self._hash = hash(value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Hashes of strings differ from one process to the next.
+        return _Static, (self.value,)
+
     def __hash__(self) -> int:
         return self._hash
 
