@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from ._checks import as_numbers
 from .derivative import (
     adjoint_system,
     Data,
@@ -44,7 +45,10 @@ def as_smoothing(value: Any) -> Smoothing:
     **Raises:** `ValueError` if it is known and negative or not finite.
     """
     if not isinstance(value, Tracer):
-        if np.ndim(value) or not 0 <= float(value) < np.inf:
+        number = value
+        if not isinstance(value, (int, float)):
+            number = as_numbers("smoothing", value, "a number >= 0")
+        if np.ndim(number) or not 0 <= float(number) < np.inf:
             raise ValueError(f"smoothing: expected a number >= 0, got {value!r}")
         if float(value) == 0:
             return None

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, DTypeLike, Float
 
+from ._checks import check_real
 from ._static import StaticArray
 from .cones import ProductCone
 from .cones.product import parse_dims
@@ -155,6 +157,7 @@ class AbstractQCPStructure(abc.ABC):
         known, its pattern is another.
         """
         self._check_format(name, matrix)
+        check_real(name, self._stored(matrix).dtype, "real numbers", matrix)
         if matrix.shape != pattern.shape:
             raise ValueError(
                 f"{name}: expected shape {pattern.shape}, got {matrix.shape}"
@@ -177,7 +180,10 @@ class AbstractQCPStructure(abc.ABC):
 
     def _read_pattern(self, name: str, matrix: Any) -> SparsityPattern:
         self._check_format(name, matrix)
-        if len(matrix.shape) not in (2, 3) or getattr(matrix, "n_dense", 0):
+        check_real(name, self._stored(matrix).dtype, "real numbers", matrix)
+        axes = len(matrix.shape) - 2
+        dense = getattr(matrix, "n_dense", 0) or getattr(matrix, "n_batch", axes) != axes
+        if axes not in (0, 1) or dense:
             raise ValueError(
                 f"{name}: expected a matrix, or a batch in one dimension, without dense "
                 f"dimensions, got shape {matrix.shape} and stored values of shape "
@@ -190,6 +196,12 @@ class AbstractQCPStructure(abc.ABC):
             )
         rows, cols = self._coordinates(name, matrix)
         shape = matrix.shape[-2:]
+        values = self._stored(matrix).shape
+        if math.prod(values[axes:]) != rows.size and self._indices(matrix):
+            raise ValueError(
+                f"{name}: expected as many stored values as places, got values of shape "
+                f"{values} and {rows.size} places"
+            )
         inside = (rows >= 0) & (rows < shape[0])
         inside &= (cols >= 0) & (cols < shape[1])
         if not inside.all():
@@ -214,6 +226,11 @@ class AbstractQCPStructure(abc.ABC):
     def _coordinates(self, name: str, matrix: Any) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the stored entries, which all items of a batch share."""
         arrays = [np.asarray(part) for part in self._indices(matrix)]
+        for array in arrays:
+            if not np.issubdtype(array.dtype, np.integer):
+                raise TypeError(
+                    f"{name}: expected index arrays of integers, got dtype {array.dtype}"
+                )
         if len(matrix.shape) == 3:
             for array in arrays:
                 if not (array.shape[0] and np.all(array == array[:1])):
@@ -221,11 +238,11 @@ class AbstractQCPStructure(abc.ABC):
                         f"{name}: expected the same pattern in all items of a batch"
                     )
             arrays = [array[0] for array in arrays]
-        return self._expand(matrix.shape[-2:], *arrays)
+        return self._expand(name, matrix.shape[-2:], *arrays)
 
     @abc.abstractmethod
     def _check_format(self, name: str, matrix: Any) -> None:
-        """Raises `TypeError` for another sparse format."""
+        """Raises `TypeError` for another format."""
 
     @abc.abstractmethod
     def _stored(self, matrix: Any) -> Array:
@@ -237,7 +254,7 @@ class AbstractQCPStructure(abc.ABC):
 
     @abc.abstractmethod
     def _expand(
-        self, shape: tuple[int, int], *indices: np.ndarray
+        self, name: str, shape: tuple[int, int], *indices: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the stored entries of a matrix, from these arrays."""
 
@@ -290,10 +307,14 @@ class QCPStructureCPU(AbstractQCPStructure):
         return (matrix.indices,)
 
     def _expand(
-        self, shape: tuple[int, int], *indices: np.ndarray
+        self, name: str, shape: tuple[int, int], *indices: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         del shape
         (pairs,) = indices
+        if pairs.ndim != 2 or pairs.shape[1] != 2:
+            raise ValueError(
+                f"{name}: expected indices of shape (entries, 2), got {pairs.shape}"
+            )
         return pairs[:, 0], pairs[:, 1]
 
     def _complete(
@@ -357,11 +378,20 @@ class QCPStructureGPU(AbstractQCPStructure):
         return matrix.indices, matrix.indptr
 
     def _expand(
-        self, shape: tuple[int, int], *indices: np.ndarray
+        self, name: str, shape: tuple[int, int], *indices: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        del shape
         cols, starts = indices
+        if starts.shape != (shape[0] + 1,):
+            raise ValueError(
+                f"{name}: expected an indptr of shape {(shape[0] + 1,)}, one more than "
+                f"there are rows, got {starts.shape}"
+            )
         counts = np.diff(starts)
+        if starts[0] != 0 or starts[-1] != cols.size or np.any(counts < 0):
+            raise ValueError(
+                f"{name}: expected an indptr that does not decrease, from 0 to the "
+                f"number of stored entries, {cols.size}, got {starts}"
+            )
         return np.repeat(np.arange(counts.size), counts), cols
 
     def _complete(
