@@ -61,8 +61,8 @@ def check_number(
     name: str,
     value: Any,
     *,
-    above: float = -math.inf,
-    below: float = math.inf,
+    above: float | int = -math.inf,
+    below: float | int = math.inf,
     integer: bool = False,
 ) -> None:
     """For an option that is one number.
