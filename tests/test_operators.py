@@ -149,7 +149,8 @@ def test_derivatives_of_kkt_leaves():
     @jax.jit
     def loss(kkt):
         state = LU().init(jax.lax.stop_gradient(kkt), {})
-        w, u, _ = kkt.solve(vector[: kkt.n], vector[kkt.n :], LU(), state)
+        right = vector[: kkt.n], vector[kkt.n :]
+        w, u, _ = kkt.solve_for_jax(*right, LU(), state, lambda value, solved: value)
         return jnp.sum(w**2) + jnp.sum(u**3)
 
     gradient = jax.grad(loss)(kkt)

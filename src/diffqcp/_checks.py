@@ -78,7 +78,7 @@ def check_number(
         wanted += f" and below {below:g}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, kind):
         raise TypeError(f"{name}: expected {wanted}, got {value!r}")
-    if not above < value < below:
+    if not above < float(value) < below:
         raise ValueError(f"{name}: expected {wanted}, got {value!r}")
 
 

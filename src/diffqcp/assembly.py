@@ -206,8 +206,10 @@ def _blocks(
         expand = isinstance(cone, SecondOrderEigenvectors)
         expand = expand and unique.size * size > 2 * sparse
         tau = order if expand else None
-        indices = map(as_indices, (entry, place, pair, pair_cone, pair_col))
-        block = _Block(start, count, size, *indices, tau)
+        entry, place, pair, pair_cone, pair_col = (
+            as_indices(part) for part in (entry, place, pair, pair_cone, pair_col)
+        )
+        block = _Block(start, count, size, entry, place, pair, pair_cone, pair_col, tau)
         yield block
         order += block.extra
         start += dim

@@ -89,7 +89,7 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         data, solved = _backward(self, cotangents)
         return checked(data, solved, self.throw)
 
-    def _check(self, value: Array, solved: Bool[Array, ""]) -> Array:
+    def _check(self, value: Any, solved: Bool[Array, ""]) -> Any:
         """As a part of the solve: outside of it, a test of the solution would not be
         linear in the perturbation.
         """
@@ -176,7 +176,8 @@ def _pull(
     derivative: SolutionDerivative, cotangents: Solution, *check: Check
 ) -> tuple[Data, Bool[Array, ""]]:
     kkt = derivative.kkt
-    w, u, solved = kkt.solve(
+    solve = kkt.solve_for_jax if check else kkt.solve
+    w, u, solved = solve(
         *adjoint_system(kkt, cotangents), derivative.solver, derivative.state, *check
     )
     pulled = pull_back(derivative.structure, derivative.x, derivative.y, cotangents, w, u)
@@ -196,10 +197,10 @@ def push_forward(
     dA_matrix = structure.A_matrix(dA)
     r1 = structure.P_mv(dP, x) + dA_matrix.transpose_mv(y) + dq
     r2 = db - dA_matrix.mv(x)
-    dx, dy, solved = derivative.kkt.solve(
-        -r1, r2, derivative.solver, derivative.state, *check
-    )
-    return (dx, dy, r2 - derivative.kkt.A.mv(dx)), solved
+    kkt = derivative.kkt
+    solve = kkt.solve_for_jax if check else kkt.solve
+    dx, dy, solved = solve(-r1, r2, derivative.solver, derivative.state, *check)
+    return (dx, dy, r2 - kkt.A.mv(dx)), solved
 
 
 def adjoint_system(

@@ -31,7 +31,7 @@ from .cones import ConeJacobian
 from .sparsity import SparseMatrix
 
 
-Check: TypeAlias = Callable[[Array, Bool[Array, ""]], Array]
+Check: TypeAlias = Callable[[Any, Bool[Array, ""]], Any]
 
 
 class KKTOperator(lx.AbstractLinearOperator):
@@ -76,11 +76,30 @@ class KKTOperator(lx.AbstractLinearOperator):
         dual: Float[Array, " m"],
         solver: lx.AbstractLinearSolver,
         state: Any,
-        check: Check = lambda value, solved: value,
     ) -> tuple[Float[Array, " n"], Float[Array, " m"], Bool[Array, ""]]:
         """Solves `K [w; t] = [upper; L U'dual]`.
 
-        For JAX `w` and `u = U L t` are the solution of
+        **Returns:**
+
+        `w` and `U L t`, which are NaN if the solve fails, and whether it has succeeded.
+        """
+        vector = jnp.concatenate([upper, self.from_dual(dual)])
+        solution = lx.linear_solve(self, vector, solver, state=state, throw=False)
+        solved = solution.result == lx.RESULTS.successful
+        value = jnp.where(solved, solution.value, jnp.nan)
+        return value[: self.n], self.to_dual(value[self.n :]), solved
+
+    def solve_for_jax(
+        self,
+        upper: Float[Array, " n"],
+        dual: Float[Array, " m"],
+        solver: lx.AbstractLinearSolver,
+        state: Any,
+        check: Check,
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"], Bool[Array, ""]]:
+        """As `solve`, for JAX to transpose and to differentiate.
+
+        For it `w` and `u = U L t` are the solution of
 
             P w + A'u = a,    A w + h = c,    u - D (u - h) = e
 
@@ -117,11 +136,9 @@ class KKTOperator(lx.AbstractLinearOperator):
             return jnp.concatenate([upper, self.A.mv(w) + h, u - bent])
 
         def reduced(upper, dual):
-            vector = jnp.concatenate([upper, constant.from_dual(dual)])
-            solution = lx.linear_solve(constant, vector, solver, state=state, throw=False)
-            solved = solution.result == lx.RESULTS.successful
-            value = check(jnp.where(solved, solution.value, jnp.nan), solved)
-            return value[: self.n], constant.to_dual(value[self.n :]), solved
+            w, u, solved = constant.solve(upper, dual, solver, state)
+            w, u = check((w, u), solved)
+            return w, u, solved
 
         def solve(_, right):
             a, c, e = split(right)

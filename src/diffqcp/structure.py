@@ -87,7 +87,8 @@ class AbstractQCPStructure(abc.ABC):
         return {name: part for name, part in vars(self).items() if name != "_hash"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        for name, part in state.items():
+            setattr(self, name, part)
         self._hash = hash(self._key)
 
     def __hash__(self) -> int:
