@@ -318,7 +318,18 @@ def test_map_keeps_the_eigenvectors():
 @pytest.mark.parametrize(
     ("dims", "order", "error", "message"),
     [
-        ({"f": 3}, None, ValueError, "unknown cone"),
+        ({"x": 3}, None, ValueError, "unknown cone"),
+        ({"bu": [1.0]}, None, ValueError, "unknown cone"),
+        (None, None, Exception, "dims"),
+        ({"z": "3"}, None, TypeError, r"cone_dims\['z'\]: expected an integer"),
+        ({"l": float("nan")}, None, TypeError, r"cone_dims\['l'\]: expected an integer"),
+        ({"q": "33"}, None, TypeError, "list"),
+        ({"q": [[3], [3, 4]]}, None, TypeError, r"cone_dims\['q'\]: expected an integer"),
+        ({"p": ["a"]}, None, TypeError, r"cone_dims\['p'\]: expected a number"),
+        ({"pnd": [[0.2, 0.3, 0.5]]}, None, ValueError, "more than three dimensions"),
+        ({"pnd": [[0.2, 0.3]]}, None, ValueError, "sum 1"),
+        ({"pnd": [[1.2, -0.2]]}, None, ValueError, "exponents"),
+        ({"pnd": [0.2, 0.8]}, None, TypeError, r"cone_dims\['pnd'\]: expected a list"),
         ({"z": -1}, None, ValueError, "negative"),
         ({"q": [3, -2]}, None, ValueError, "negative"),
         ({"z": 1.5}, None, TypeError, "integer"),
@@ -334,6 +345,16 @@ def test_map_keeps_the_eigenvectors():
 def test_bad_dictionaries(dims, order, error, message):
     with pytest.raises(error, match=message):
         ProductCone.from_dict(dims, order)
+
+
+def test_keys_without_cones_and_synonyms():
+    """As CVXPY and older releases of SCS write them."""
+    empty = {"pnd": [], "bu": [], "cs": (), "d": 0, "q": None, "p": np.zeros(0)}
+    got = ProductCone.from_dict({"f": 2, "l": 1, **empty})
+    expected = ProductCone.from_dict({"z": 2, "l": 1})
+    assert eqx.tree_equal(got, expected)
+    got = ProductCone.from_dict({"pnd": [[0.3, 0.7], [0.6, 0.4]], "p": [-0.2]})
+    assert eqx.tree_equal(got, ProductCone.from_dict({"p": [-0.2, 0.3, 0.6]}))
 
 
 def test_bad_cones():

@@ -1,6 +1,7 @@
 """lineax accepts the operators: every query is answered, and truthfully."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
@@ -115,3 +116,56 @@ def test_solver_options(derivative):
     assert error(LSMR()) < 1e-9
     assert 1e-9 < error(LSMR(rtol=1e-5)) < 1e-2
     assert 1e-9 < error(LSMR(rtol=0.0, atol=1e-5)) < 1e-2
+
+
+def test_linear_transpose(derivative):
+    """In JAX's own hands: without the derivative's own transpose, in a batch, twice."""
+    rng = np.random.default_rng(1)
+    data, cotangents = (
+        tuple(jnp.asarray(rng.normal(size=part.shape)) for part in structure)
+        for structure in (derivative.in_structure(), derivative.out_structure())
+    )
+    transposed = jax.linear_transpose(derivative.mv, data)
+    expected = derivative.T.mv(cotangents)
+    batch = jax.tree.map(lambda part: jnp.stack([part, 2 * part]), cotangents)
+    (got,) = jax.jit(jax.vmap(transposed))(batch)
+    twice = jax.linear_transpose(derivative.T.mv, cotangents)(data)[0]
+    pairs = [(part[1] / 2, truth) for part, truth in zip(got, expected, strict=True)]
+    pairs += zip(twice, derivative.mv(data), strict=True)
+    for part, truth in pairs:
+        np.testing.assert_allclose(part, truth, rtol=0, atol=1e-11)
+
+
+def test_derivatives_of_kkt_leaves():
+    """Also at eigenvalues of zero, whose roots have no derivative: the solution has one.
+    One-sided there, since eigenvalues are not negative.
+    """
+    derivative = host(*random_problem(FAMILIES["nonnegative"], 0)).derivative("jax-lu")
+    kkt = derivative.kkt
+    vector = jnp.asarray(np.random.default_rng(0).normal(size=kkt.in_size()))
+    eigenvalues = np.asarray(kkt.jacobian.eigenvalues)
+    assert 0 < np.sum(eigenvalues == 0) < eigenvalues.size
+
+    @jax.jit
+    def loss(kkt):
+        state = LU().init(jax.lax.stop_gradient(kkt), {})
+        right = vector[: kkt.n], vector[kkt.n :]
+        w, u, _ = kkt.solve_for_jax(*right, LU(), state, lambda value, solved: value)
+        return jnp.sum(w**2) + jnp.sum(u**3)
+
+    gradient = jax.grad(loss)(kkt)
+    rng = np.random.default_rng(1)
+    inwards = np.where(eigenvalues < 0.5, 1, -1) * rng.uniform(0.5, 1, eigenvalues.size)
+    moves = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), kkt)
+    moves = eqx.tree_at(lambda kkt: kkt.jacobian.eigenvalues, moves, jnp.asarray(inwards))
+
+    def at(step):
+        return loss(jax.tree.map(lambda leaf, move: leaf + step * move, kkt, moves))
+
+    h = 1e-5
+    expected = (-3 * at(0.0) + 4 * at(h) - at(2 * h)) / (2 * h)
+    got = sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(moves)))
+    # The differences are of second order, over a step that the solution limits.
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    of_product = jax.grad(lambda kkt: jnp.sum(kkt.mv(vector) ** 2))(kkt)
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(of_product))

@@ -1,7 +1,10 @@
+import math
+from numbers import Integral, Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.sparse import JAXSparse
 from jaxtyping import Array, DTypeLike, Float
 
@@ -20,9 +23,64 @@ def as_vector(
             f"{name}: expected a vector of {size} stored values (the matrix's .data), "
             f"got a {type(value).__name__}"
         )
-    array = jnp.asarray(value)
-    if jnp.iscomplexobj(array):
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    array = as_numbers(name, value, f"a real vector of shape {(size,)}")
     if array.shape != (size,):
         raise ValueError(f"{name}: expected shape {(size,)}, got {array.shape}")
     return array if dtype in (None, array.dtype) else array.astype(dtype)
+
+
+def as_numbers(name: str, value: Any, wanted: str) -> Array:
+    """`value`, which may be a list, as an array of real numbers.
+
+    **Arguments:**
+
+    - `wanted`: what was expected, in words.
+
+    **Raises:** `TypeError`, naming the argument, if it is not one.
+    """
+    if isinstance(value, jax.Array):
+        array = value
+    else:
+        # (NumPy takes a sparse matrix or None for one object.)
+        try:
+            array = np.asarray(value)
+        except Exception as error:
+            raise TypeError(f"{name}: expected {wanted}, got {_kind(value)}") from error
+    check_real(name, array.dtype, wanted, value)
+    return jnp.asarray(array)
+
+
+def check_real(name: str, dtype: Any, wanted: str, value: Any) -> None:
+    """**Raises:** `TypeError`, naming the argument, unless `dtype` is of real numbers."""
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        of = "" if np.dtype(dtype) == object else f" of dtype {dtype}"
+        raise TypeError(f"{name}: expected {wanted}, got {_kind(value)}{of}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | int = -math.inf,
+    below: float | int = math.inf,
+    integer: bool = False,
+) -> None:
+    """For an option that is one number.
+
+    **Raises:** `TypeError` or `ValueError`, naming the argument, unless it is a number,
+    an integer if `integer`, strictly between `above` and `below`.
+    """
+    kind = Integral if integer else Real
+    wanted = "an integer" if integer else "a number"
+    if above > -math.inf:
+        wanted += f" above {above:g}"
+    if below < math.inf:
+        wanted += f" and below {below:g}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {wanted}, got {value!r}")
+    if not above < float(value) < below:
+        raise ValueError(f"{name}: expected {wanted}, got {value!r}")
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from ._accuracy import accurate_error, exact_error, finite_bounds, Yardstick
+from ._checks import as_numbers
 from .derivative import (
     adjoint_system,
     Data,
@@ -47,7 +48,10 @@ def as_smoothing(value: Any) -> Smoothing:
     **Raises:** `ValueError` if it is known and negative or not finite.
     """
     if not isinstance(value, Tracer):
-        if np.ndim(value) or not 0 <= float(value) < np.inf:
+        number = value
+        if not isinstance(value, (int, float)):
+            number = as_numbers("smoothing", value, "a number >= 0")
+        if np.ndim(number) or not 0 <= float(number) < np.inf:
             raise ValueError(f"smoothing: expected a number >= 0, got {value!r}")
         if float(value) == 0:
             return None
@@ -206,16 +210,21 @@ def repeat(
 _MOST_REPEATS = 10
 
 
+def is_inaccurate(progress: Progress) -> bool:
+    """Whether a derivative is known, and the solution that it is taken at is none."""
+    report = progress.report
+    if isinstance(report, Tracer):
+        return False
+    return bool(report[1] > accurate_error(report.dtype))
+
+
 def warn_if_inaccurate(progress: Progress) -> None:
-    """Where a derivative is known, and the solution that it is taken at is none."""
-    if isinstance(progress.report, Tracer):
-        return
-    _, error, _ = progress.report
-    if error > accurate_error(progress.report.dtype):
+    """A warning with the residual."""
+    if is_inaccurate(progress):
         warnings.warn(
             "diffqcp: the solution does not satisfy the optimality conditions, and its "
-            f"derivative may be wrong: their residual is {error:.0e} of its terms, after "
-            "the Newton steps that helped. Solve to a smaller tolerance",
+            f"derivative may be wrong: their residual is {progress.report[1]:.0e} of its "
+            "terms, after the Newton steps that helped. Solve to a smaller tolerance",
             stacklevel=3,
         )
 

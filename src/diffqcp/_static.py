@@ -3,8 +3,25 @@ from typing import Any
 import numpy as np
 
 
+def as_indices(value: Any) -> np.ndarray:
+    """An integer array in 32 bits.
+
+    JAX narrows integers of 64 bits unless it is set to float64, and keeps what it has
+    made of an array for as long as the array lives. So a 64-bit array that outlives a
+    change of that setting is of the one type in some places of a program and of the other
+    in the rest. One of 32 bits is the same in both.
+
+    **Raises:** `ValueError` for a number that needs more bits.
+    """
+    value = np.asarray(value)
+    narrow = value.astype(np.int32)
+    if not np.array_equal(narrow, value):
+        raise ValueError(f"expected integers of 32 bits, got up to {np.max(value)}")
+    return narrow
+
+
 class StaticArray:
-    """A read-only NumPy array that hashes and compares by value.
+    """A read-only NumPy array of 32-bit integers that hashes and compares by value.
 
     Index patterns are compile-time constants. Static fields of an `equinox.Module`
     must be hashable, which NumPy arrays are not; this makes them so, and hashes each
@@ -14,10 +31,14 @@ class StaticArray:
     __slots__ = ("_hash", "value")
 
     def __init__(self, value: Any):
-        value = np.array(value)
+        value = as_indices(value)
         value.flags.writeable = False
         self.value = value
-        self._hash = hash((value.shape, value.dtype.str, value.tobytes()))
+        self._hash = hash((value.shape, value.tobytes()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Hashes of bytes differ from one process to the next.
+        return StaticArray, (self.value,)
 
     def __hash__(self) -> int:
         return self._hash
@@ -32,4 +53,4 @@ class StaticArray:
         )
 
     def __repr__(self) -> str:
-        return f"StaticArray(shape={self.value.shape}, dtype={self.value.dtype})"
+        return f"StaticArray(shape={self.value.shape})"

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._static import as_indices
 from .cones._base import AbstractEigenvectors, IdentityEigenvectors
 from .cones.product import ProductEigenvectors, RepeatedEigenvectors
 from .cones.soc import SecondOrderEigenvectors
@@ -82,7 +83,7 @@ class Assembly:
         self, P: SparsityPattern, A: SparsityPattern, eigenvectors: ProductEigenvectors
     ):
         self.n, m = P.shape[0], A.shape[0]
-        self._upper = np.flatnonzero(P.rows <= P.cols)
+        self._upper = as_indices(np.flatnonzero(P.rows <= P.cols))
         self._blocks: list[_Block] = []
         self.order = self.n + m
         for block in _blocks(A, eigenvectors, self.order):
@@ -205,6 +206,9 @@ def _blocks(
         expand = isinstance(cone, SecondOrderEigenvectors)
         expand = expand and unique.size * size > 2 * sparse
         tau = order if expand else None
+        entry, place, pair, pair_cone, pair_col = (
+            as_indices(part) for part in (entry, place, pair, pair_cone, pair_col)
+        )
         block = _Block(start, count, size, entry, place, pair, pair_cone, pair_col, tau)
         yield block
         order += block.extra

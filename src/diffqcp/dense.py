@@ -2,7 +2,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.sparse import JAXSparse
 from jaxtyping import Array, Float
 
 from .sparsity import SparsityPattern
@@ -27,7 +26,7 @@ class QCPStructureDense(AbstractQCPStructure):
     """
 
     def _check_format(self, name: str, matrix: Any) -> None:
-        if isinstance(matrix, JAXSparse) or not hasattr(matrix, "shape"):
+        if not isinstance(matrix, (jax.Array, np.ndarray)):
             raise TypeError(f"{name}: expected a dense array, got {type(matrix)}")
 
     def _stored(self, matrix: Array) -> Array:
@@ -37,15 +36,16 @@ class QCPStructureDense(AbstractQCPStructure):
         return ()
 
     def _expand(
-        self, shape: tuple[int, int], *indices: np.ndarray
+        self, name: str, shape: tuple[int, int], *indices: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
+        del name, indices
         rows, cols = np.indices(shape)
         return rows.ravel(), cols.ravel()
 
     def _complete(
         self, stored: SparsityPattern
     ) -> tuple[SparsityPattern, np.ndarray, np.ndarray]:
-        return stored, np.arange(stored.nnz), np.ones(stored.nnz)
+        return stored, np.arange(stored.nnz), np.ones(stored.nnz, int)
 
     def wrap(self, values: Float[Array, " nnz"], pattern: SparsityPattern) -> Array:
         """The array."""

@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from ._checks import as_vector
 from ._operators import matrix_from_mv, register_queries
-from .kkt import KKTOperator
+from .kkt import Check, KKTOperator
 from .linear_solve import FrozenSolver
 from .structure import AbstractQCPStructure
 
@@ -63,7 +63,10 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         dP, dA, dq, db = self._parts(
             ("dP", "dA", "dq", "db"), vector, self.in_structure()
         )
-        solution, solved = _forward(self, (dP, dA, dq, db))
+        data = dP, dA, dq, db
+        if _is_traced((self, data)):
+            return push_forward(self, data, self._check)[0]
+        solution, solved = _forward(self, data)
         return checked(solution, solved, self.throw)
 
     def transpose_mv(self, vector: PyTree[ArrayLike]) -> Data:
@@ -80,8 +83,17 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         **Raises:** as `mv`.
         """
         dx, dy, ds = self._parts(("dx", "dy", "ds"), vector, self.out_structure())
-        data, solved = _backward(self, (dx, dy, ds))
+        cotangents = dx, dy, ds
+        if _is_traced((self, cotangents)):
+            return _pull(self, cotangents, self._check)[0]
+        data, solved = _backward(self, cotangents)
         return checked(data, solved, self.throw)
+
+    def _check(self, value: Any, solved: Bool[Array, ""]) -> Any:
+        """As a part of the solve: outside of it, a test of the solution would not be
+        linear in the perturbation.
+        """
+        return checked(value, solved, self.throw)
 
     def _parts(
         self,
@@ -91,7 +103,9 @@ class SolutionDerivative(lx.AbstractLinearOperator):
     ) -> list[Array]:
         if not isinstance(vector, (tuple, list)) or len(vector) != len(names):
             wanted = ", ".join(names)
-            raise TypeError(f"vector: expected a tuple ({wanted}), got {vector!r}")
+            raise TypeError(
+                f"vector: expected a tuple ({wanted}), got a {type(vector).__name__}"
+            )
         return [
             as_vector(name, part, struct.size, struct.dtype)
             for name, part, struct in zip(names, vector, structure, strict=True)
@@ -155,16 +169,27 @@ def _forward(
 def _backward(
     derivative: SolutionDerivative, cotangents: Solution
 ) -> tuple[Data, Bool[Array, ""]]:
+    return _pull(derivative, cotangents)
+
+
+def _pull(
+    derivative: SolutionDerivative, cotangents: Solution, *check: Check
+) -> tuple[Data, Bool[Array, ""]]:
     kkt = derivative.kkt
-    w, u, solved = kkt.solve(
-        *adjoint_system(kkt, cotangents), derivative.solver, derivative.state
+    solve = kkt.solve_for_jax if check else kkt.solve
+    w, u, solved = solve(
+        *adjoint_system(kkt, cotangents), derivative.solver, derivative.state, *check
     )
     pulled = pull_back(derivative.structure, derivative.x, derivative.y, cotangents, w, u)
     return pulled, solved
 
 
+def _is_traced(tree: PyTree) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
 def push_forward(
-    derivative: SolutionDerivative, data: Data
+    derivative: SolutionDerivative, data: Data, *check: Check
 ) -> tuple[Solution, Bool[Array, ""]]:
     """`(dx, dy, ds)`, and whether the system was solved; see `diffqcp.kkt`."""
     dP, dA, dq, db = data
@@ -172,8 +197,10 @@ def push_forward(
     dA_matrix = structure.A_matrix(dA)
     r1 = structure.P_mv(dP, x) + dA_matrix.transpose_mv(y) + dq
     r2 = db - dA_matrix.mv(x)
-    dx, dy, solved = derivative.kkt.solve(-r1, r2, derivative.solver, derivative.state)
-    return (dx, dy, r2 - derivative.kkt.A.mv(dx)), solved
+    kkt = derivative.kkt
+    solve = kkt.solve_for_jax if check else kkt.solve
+    dx, dy, solved = solve(-r1, r2, derivative.solver, derivative.state, *check)
+    return (dx, dy, r2 - kkt.A.mv(dx)), solved
 
 
 def adjoint_system(

@@ -17,7 +17,8 @@ negative semidefinite, and a row with `lam = 0` (an inactive constraint) decoupl
 transposed map has the same matrix.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,9 @@ from jaxtyping import Array, Bool, Float
 from ._operators import register_queries
 from .cones import ConeJacobian
 from .sparsity import SparseMatrix
+
+
+Check: TypeAlias = Callable[[Any, Bool[Array, ""]], Any]
 
 
 class KKTOperator(lx.AbstractLinearOperator):
@@ -51,13 +55,13 @@ class KKTOperator(lx.AbstractLinearOperator):
 
     def to_dual(self, t: Float[Array, " m"]) -> Float[Array, " m"]:
         """`U L t`, from the lower unknowns of the system to `dy`."""
-        scaled = jnp.sqrt(self.jacobian.eigenvalues) * t
+        scaled = _root(self.jacobian.eigenvalues) * t
         return self.jacobian.eigenvectors.mv(scaled)
 
     def from_dual(self, vector: Float[Array, " m"]) -> Float[Array, " m"]:
         """`L U' vector`, the transpose of `to_dual`."""
         rotated = self.jacobian.eigenvectors.transpose_mv(vector)
-        return jnp.sqrt(self.jacobian.eigenvalues) * rotated
+        return _root(self.jacobian.eigenvalues) * rotated
 
     def mv(self, vector: Float[Array, " N"]) -> Float[Array, " N"]:
         """`K @ vector`."""
@@ -85,6 +89,75 @@ class KKTOperator(lx.AbstractLinearOperator):
         value = jnp.where(solved, solution.value, jnp.nan)
         return value[: self.n], self.to_dual(value[self.n :]), solved
 
+    def solve_for_jax(
+        self,
+        upper: Float[Array, " n"],
+        dual: Float[Array, " m"],
+        solver: lx.AbstractLinearSolver,
+        state: Any,
+        check: Check,
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"], Bool[Array, ""]]:
+        """As `solve`, for JAX to transpose and to differentiate.
+
+        For it `w` and `u = U L t` are the solution of
+
+            P w + A'u = a,    A w + h = c,    u - D (u - h) = e
+
+        at `a = upper`, `c = dual`, `e = 0`, which has no roots of eigenvalues, and is
+        linear in the right-hand side, also where a failed solve is replaced. In general
+
+            K [w; t] = [a - A'e; L U'(c - e)],    u = e + U L t,    h = c - A w,
+
+        and the transposed system, with `h` for the multiplier of the third equation,
+
+            P w + A'u = a,    A w + (I - D) h = c,    u + D h = e,
+
+        has with `D h = -U L t` the solution
+
+            K [w; t] = [a - A'e; L U'c],    u = e + U L t,    h = c - A w - U L t.
+
+        **Arguments:**
+
+        - `check`: what is done with the solution, given whether the solve has succeeded.
+
+        **Returns:**
+
+        `w` and `U L t`, which are NaN if the solve fails, and whether it has succeeded.
+        """
+        constant = jax.lax.stop_gradient(self)
+
+        def split(vector):
+            return jnp.split(vector, (self.n, self.n + dual.size))
+
+        def multiply(unknowns):
+            w, u, h = split(unknowns)
+            upper = self.P.mv(w) + self.A.transpose_mv(u)
+            bent = self.jacobian.mv(u - h)
+            return jnp.concatenate([upper, self.A.mv(w) + h, u - bent])
+
+        def reduced(upper, dual):
+            w, u, solved = constant.solve(upper, dual, solver, state)
+            w, u = check((w, u), solved)
+            return w, u, solved
+
+        def solve(_, right):
+            a, c, e = split(right)
+            w, u, solved = reduced(a - constant.A.transpose_mv(e), c - e)
+            return jnp.concatenate([w, e + u, c - constant.A.mv(w)]), solved
+
+        def solve_transposed(_, right):
+            a, c, e = split(right)
+            w, u, solved = reduced(a - constant.A.transpose_mv(e), c)
+            return jnp.concatenate([w, e + u, c - constant.A.mv(w) - u]), solved
+
+        # One vector: JAX wants all of a right-hand side to be linear, and not a part.
+        right = jnp.concatenate([upper, dual, jnp.zeros_like(dual)])
+        unknowns, solved = jax.lax.custom_linear_solve(
+            multiply, right, solve, solve_transposed, has_aux=True
+        )
+        w, u, _ = split(unknowns)
+        return w, u, solved
+
     def as_matrix(self) -> Float[Array, "N N"]:
         """`K` as a dense matrix."""
         coupling = jax.vmap(self.from_dual, in_axes=1, out_axes=1)(self.A.as_matrix())
@@ -111,6 +184,12 @@ class KKTOperator(lx.AbstractLinearOperator):
     def out_structure(self) -> jax.ShapeDtypeStruct:
         """The same as `in_structure`."""
         return self.in_structure()
+
+
+def _root(eigenvalues: Float[Array, " m"]) -> Float[Array, " m"]:
+    """Their square roots. At zero the derivative, which is infinite, is left out."""
+    positive = eigenvalues > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, eigenvalues, 1)), 0)
 
 
 register_queries(KKTOperator, symmetric=True)

@@ -5,20 +5,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float
 
+from ._checks import as_numbers, as_vector
 from .dense import QCPStructureDense
 from .forward import AbstractForwardSolver, InteriorPoint
 from .solver import QCPSolution, QCPSolver
 
 
 def solve_qp(
-    Q: Real[Array, "n n"],
-    q: Real[Array, " n"],
-    A: Real[Array, "p n"],
-    b: Real[Array, " p"],
-    G: Real[Array, "k n"],
-    h: Real[Array, " k"],
+    Q: Any,
+    q: Any,
+    A: Any = None,
+    b: Any = None,
+    G: Any = None,
+    h: Any = None,
     *,
     forward: AbstractForwardSolver | None = None,
     **options: Any,
@@ -33,8 +34,8 @@ def solve_qp(
     **Arguments:**
 
     - `Q`: shape `(n, n)`; the symmetric part counts. `q`: shape `(n,)`.
-    - `A`, `b`: shapes `(p, n)` and `(p,)`; `p` may be 0.
-    - `G`, `h`: shapes `(k, n)` and `(k,)`; `k` may be 0.
+    - `A`, `b`: shapes `(p, n)` and `(p,)`; `p` may be 0, or both None.
+    - `G`, `h`: shapes `(k, n)` and `(k,)`; `k` may be 0, or both None.
     - `forward`: the forward solver; [`diffqcp.InteriorPoint`][] by default.
     - `options`: as for [`diffqcp.QCPSolver`][]: `solve_method`, `solver`, `polish`,
         `smoothing`, `throw`. `polish=False, throw=False` is fastest: no callback, and no
@@ -43,13 +44,47 @@ def solve_qp(
     **Returns:** a [`diffqcp.QCPSolution`][]: the multipliers of the equalities are
     `y[:p]`, those of the inequalities `y[p:]`, and `h - G x` is `s[p:]`.
 
-    **Raises:** as `QCPSolver`.
+    **Raises:** as `QCPSolver`; `TypeError` or `ValueError`, naming the argument, for
+    shapes that do not fit together.
     """
+    q = as_numbers("q", q, "a vector of real numbers")
+    Q = _symmetric_shape("Q", Q, "q", q)
+    (A, b), (G, h) = _rows("A", A, "b", b, "q", q), _rows("G", G, "h", h, "q", q)
     with jax.numpy_dtype_promotion("standard"):
         rows, bounds = jnp.concatenate([A, G]), jnp.concatenate([b, h])
     structure = QCPStructureDense(Q, rows, {"z": A.shape[0], "l": G.shape[0]})
     forward = InteriorPoint() if forward is None else forward
     return QCPSolver(structure, forward=forward, **options)(Q, rows, q, bounds)
+
+
+def _symmetric_shape(name: str, matrix: Any, vector_name: str, vector: Array) -> Array:
+    """`matrix` as an array, once it is known to be as wide and as high as `vector`."""
+    if vector.ndim != 1:
+        raise ValueError(f"{vector_name}: expected a vector, got shape {vector.shape}")
+    shape = (vector.size, vector.size)
+    matrix = as_numbers(name, matrix, f"an array of shape {shape}")
+    if matrix.shape != shape:
+        raise ValueError(
+            f"{name}: expected shape {shape}, as {vector_name} has {vector.size} "
+            f"entries, got {matrix.shape}"
+        )
+    return matrix
+
+
+def _rows(
+    name: str, matrix: Any, right_name: str, right: Any, like_name: str, like: Array
+) -> tuple[Array, Array]:
+    """A matrix as wide as `like`, and a right-hand side as high as the matrix."""
+    n = like.size
+    if matrix is None and right is None:
+        return jnp.zeros((0, n), like.dtype), jnp.zeros(0, like.dtype)
+    matrix = as_numbers(name, matrix, f"an array of shape (rows, {n})")
+    if matrix.ndim != 2 or matrix.shape[1] != n:
+        raise ValueError(
+            f"{name}: expected shape (rows, {n}), as {like_name} has {n} entries, got "
+            f"{matrix.shape}"
+        )
+    return matrix, as_vector(right_name, right, matrix.shape[0])
 
 
 class EqualityQPSolution(NamedTuple):
@@ -59,12 +94,7 @@ class EqualityQPSolution(NamedTuple):
     y: Float[Array, " m"]
 
 
-def solve_equality_qp(
-    P: Float[Array, "n n"],
-    c: Float[Array, " n"],
-    A: Float[Array, "m n"],
-    b: Float[Array, " m"],
-) -> EqualityQPSolution:
+def solve_equality_qp(P: Any, c: Any, A: Any, b: Any) -> EqualityQPSolution:
     """Solves a QP with equality constraints only, differentiably.
 
         minimise 1/2 x'Px + c'x    subject to    A x = b.
@@ -86,10 +116,19 @@ def solve_equality_qp(
 
     **Returns:** `x` and the multipliers `y`, with `P x + A'y + c = 0`. They are not
     finite, or meaningless, if `K` is singular.
+
+    **Raises:** `TypeError` or `ValueError`, naming the argument, for shapes that do not
+    fit together.
     """
+    c = as_numbers("c", c, "a vector of real numbers")
+    P = _symmetric_shape("P", P, "c", c)
+    A, b = _rows("A", A, "b", b, "c", c)
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(float, P, c, A, b)
+    P, c, A, b = (part.astype(dtype) for part in (P, c, A, b))
     n = c.size
     P = (P + P.T) / 2
-    corner = jnp.zeros((b.size, b.size), c.dtype)
+    corner = jnp.zeros((b.size, b.size), dtype)
     K = jnp.block([[P, A.T], [A, corner]])
     factors = jsl.lu_factor(jax.lax.stop_gradient(K))
     z = jax.lax.custom_linear_solve(

@@ -12,7 +12,7 @@ from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, ArrayLike, Float, Integer, Real, ScalarLike
 
 from ._accuracy import finite_bounds
-from ._checks import as_vector
+from ._checks import as_numbers, as_vector, check_number
 from ._differentiate import as_smoothing, Smoothing
 from ._implicit import Extras, find, Recipe
 from .cones.psd import PSDOrder
@@ -116,6 +116,10 @@ class QCPSolver(eqx.Module):
                 "forward: expected a forward solver such as diffqcp.Clarabel(), or "
                 f"diffqcp.Function(f) for a function, got {forward!r}"
             )
+        if not isinstance(polish, bool):
+            check_number("polish", polish, above=-1, integer=True)
+        if not isinstance(throw, bool):
+            raise TypeError(f"throw: expected True or False, got {throw!r}")
         self.structure, self.forward = structure, forward
         self.frozen_solver = select_solver(solve_method, solver)
         self.polish = 10 if polish is True else int(polish)
@@ -156,10 +160,9 @@ class QCPSolver(eqx.Module):
     def _data(self, P: Any, A: Any, q: ArrayLike, b: ArrayLike) -> Data:
         structure = self.structure
         if isinstance(structure, QCPStructureDense):
-            P, A = (
-                matrix if _is_sparse(matrix) else jnp.asarray(matrix) for matrix in (P, A)
-            )
-            P = P if _is_sparse(P) else (P + P.T) / 2
+            P, A = _as_array("P", P), _as_array("A", A)
+            if P.shape == (structure.n, structure.n) and not _is_sparse(P):
+                P = (P + P.T) / 2
         arrays = (
             structure.values("P", P, structure.P_pattern),
             structure.values("A", A, structure.A_pattern),
@@ -174,11 +177,13 @@ class QCPSolver(eqx.Module):
     def _start(self, start: Any, dtype: Any) -> Solution:
         if isinstance(start, QCPSolution):
             start = (start.x, start.y, start.s)
-        if len(start) != 3:
-            raise ValueError(f"start: expected (x, y, s), got {len(start)} parts")
+        if not isinstance(start, (tuple, list)) or len(start) != 3:
+            raise TypeError(
+                f"start: expected a solution, or (x, y, s), got a {type(start).__name__}"
+            )
         n, m = self.structure.n, self.structure.m
         x, y, s = (
-            as_vector(f"start {name}", jax.lax.stop_gradient(part), size, dtype)
+            jax.lax.stop_gradient(as_vector(f"start {name}", part, size, dtype))
             for name, part, size in zip("xys", start, (n, m, m), strict=True)
         )
         return x, y, jnp.where(s == jnp.inf, 1, s)  # where there is no constraint
@@ -223,9 +228,15 @@ def solve(
         (formats[form] for form in formats if isinstance(P, form)), QCPStructureDense
     )
     if kind is QCPStructureDense and not (_is_sparse(P) or _is_sparse(A)):
-        P, A = jnp.asarray(P), jnp.asarray(A)
+        P, A = _as_array("P", P), _as_array("A", A)
     structure = kind(P, A, cone_dims, psd_order=psd_order)
     return QCPSolver(structure, **options)(P, A, q, b, start=start)
+
+
+def _as_array(name: str, matrix: Any) -> Any:
+    if _is_sparse(matrix):
+        return matrix
+    return as_numbers(name, matrix, "an array of real numbers, or a BCOO or BCSR matrix")
 
 
 def _is_sparse(matrix: Any) -> bool:

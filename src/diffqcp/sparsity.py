@@ -16,8 +16,7 @@ class SparsityPattern(eqx.Module):
     shape: tuple[int, int] = eqx.field(static=True)
 
     def __init__(self, rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]):
-        self._rows = StaticArray(np.asarray(rows, np.int32))
-        self._cols = StaticArray(np.asarray(cols, np.int32))
+        self._rows, self._cols = StaticArray(rows), StaticArray(cols)
         self.shape = shape
 
     @property

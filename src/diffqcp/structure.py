@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, DTypeLike, Float
 
+from ._checks import check_real
 from ._static import StaticArray
 from .cones import ProductCone
 from .cones.product import parse_dims
@@ -78,6 +80,15 @@ class AbstractQCPStructure(abc.ABC):
         dims = tuple((key, tuple(np.ravel(self.dims[key]))) for key in sorted(self.dims))
         order = psd_order if max(self.dims["s"], default=0) >= 3 else None
         self._key = (type(self), self.P_pattern, self.A_pattern, dims, order, onto_dual)
+        self._hash = hash(self._key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hashes of strings, types and bytes differ from one process to the next.
+        return {name: part for name, part in vars(self).items() if name != "_hash"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, part in state.items():
+            setattr(self, name, part)
         self._hash = hash(self._key)
 
     def __hash__(self) -> int:
@@ -147,6 +158,7 @@ class AbstractQCPStructure(abc.ABC):
         known, its pattern is another.
         """
         self._check_format(name, matrix)
+        check_real(name, self._stored(matrix).dtype, "real numbers", matrix)
         if matrix.shape != pattern.shape:
             raise ValueError(
                 f"{name}: expected shape {pattern.shape}, got {matrix.shape}"
@@ -169,7 +181,10 @@ class AbstractQCPStructure(abc.ABC):
 
     def _read_pattern(self, name: str, matrix: Any) -> SparsityPattern:
         self._check_format(name, matrix)
-        if len(matrix.shape) not in (2, 3) or getattr(matrix, "n_dense", 0):
+        check_real(name, self._stored(matrix).dtype, "real numbers", matrix)
+        axes = len(matrix.shape) - 2
+        dense = getattr(matrix, "n_dense", 0) or getattr(matrix, "n_batch", axes) != axes
+        if axes not in (0, 1) or dense:
             raise ValueError(
                 f"{name}: expected a matrix, or a batch in one dimension, without dense "
                 f"dimensions, got shape {matrix.shape} and stored values of shape "
@@ -182,6 +197,12 @@ class AbstractQCPStructure(abc.ABC):
             )
         rows, cols = self._coordinates(name, matrix)
         shape = matrix.shape[-2:]
+        values = self._stored(matrix).shape
+        if math.prod(values[axes:]) != rows.size and self._indices(matrix):
+            raise ValueError(
+                f"{name}: expected as many stored values as places, got values of shape "
+                f"{values} and {rows.size} places"
+            )
         inside = (rows >= 0) & (rows < shape[0])
         inside &= (cols >= 0) & (cols < shape[1])
         if not inside.all():
@@ -206,6 +227,11 @@ class AbstractQCPStructure(abc.ABC):
     def _coordinates(self, name: str, matrix: Any) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the stored entries, which all items of a batch share."""
         arrays = [np.asarray(part) for part in self._indices(matrix)]
+        for array in arrays:
+            if not np.issubdtype(array.dtype, np.integer):
+                raise TypeError(
+                    f"{name}: expected index arrays of integers, got dtype {array.dtype}"
+                )
         if len(matrix.shape) == 3:
             for array in arrays:
                 if not (array.shape[0] and np.all(array == array[:1])):
@@ -213,11 +239,11 @@ class AbstractQCPStructure(abc.ABC):
                         f"{name}: expected the same pattern in all items of a batch"
                     )
             arrays = [array[0] for array in arrays]
-        return self._expand(matrix.shape[-2:], *arrays)
+        return self._expand(name, matrix.shape[-2:], *arrays)
 
     @abc.abstractmethod
     def _check_format(self, name: str, matrix: Any) -> None:
-        """Raises `TypeError` for another sparse format."""
+        """Raises `TypeError` for another format."""
 
     @abc.abstractmethod
     def _stored(self, matrix: Any) -> Array:
@@ -229,7 +255,7 @@ class AbstractQCPStructure(abc.ABC):
 
     @abc.abstractmethod
     def _expand(
-        self, shape: tuple[int, int], *indices: np.ndarray
+        self, name: str, shape: tuple[int, int], *indices: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the stored entries of a matrix, from these arrays."""
 
@@ -282,10 +308,14 @@ class QCPStructureCPU(AbstractQCPStructure):
         return (matrix.indices,)
 
     def _expand(
-        self, shape: tuple[int, int], *indices: np.ndarray
+        self, name: str, shape: tuple[int, int], *indices: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         del shape
         (pairs,) = indices
+        if pairs.ndim != 2 or pairs.shape[1] != 2:
+            raise ValueError(
+                f"{name}: expected indices of shape (entries, 2), got {pairs.shape}"
+            )
         return pairs[:, 0], pairs[:, 1]
 
     def _complete(
@@ -349,11 +379,20 @@ class QCPStructureGPU(AbstractQCPStructure):
         return matrix.indices, matrix.indptr
 
     def _expand(
-        self, shape: tuple[int, int], *indices: np.ndarray
+        self, name: str, shape: tuple[int, int], *indices: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        del shape
         cols, starts = indices
+        if starts.shape != (shape[0] + 1,):
+            raise ValueError(
+                f"{name}: expected an indptr of shape {(shape[0] + 1,)}, one more than "
+                f"there are rows, got {starts.shape}"
+            )
         counts = np.diff(starts)
+        if starts[0] != 0 or starts[-1] != cols.size or np.any(counts < 0):
+            raise ValueError(
+                f"{name}: expected an indptr that does not decrease, from 0 to the "
+                f"number of stored entries, {cols.size}, got {starts}"
+            )
         return np.repeat(np.arange(counts.size), counts), cols
 
     def _complete(
@@ -368,7 +407,7 @@ class QCPStructureGPU(AbstractQCPStructure):
                 "P: expected both triangles, but the pattern is not symmetric: "
                 f"({row}, {col}) is stored and ({col}, {row}) is not"
             )
-        return stored, np.arange(rows.size), np.ones(rows.size)
+        return stored, np.arange(rows.size), np.ones(rows.size, int)
 
     def wrap(self, values: Float[Array, " nnz"], pattern: SparsityPattern) -> BCSR:
         """BCSR, with the entries in `pattern`'s order."""

@@ -1,5 +1,7 @@
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import equinox as eqx
@@ -168,14 +170,20 @@ class ProductCone(AbstractCone):
                 `order * (order + 1) / 2` rows;
             - `ep`, `ed`: number of exponential, dual exponential cones (3 rows each);
             - `p`: list of exponents of power cones (3 rows each), in (-1, 1) and not
-                0; `-alpha` is the dual of the cone with `alpha`.
+                0; `-alpha` is the dual of the cone with `alpha`;
+            - `pnd`: list of pairs `[alpha, 1 - alpha]`: power cones after those of
+                `p`, as CVXPY writes them;
+            - `f`: another name of `z`.
+
+            A key without cones (0, None, an empty list) says nothing, known or not.
         - `psd_order`: `"lower"` if PSD matrices are stored by their lower triangles
             (SCS), `"upper"` if by their upper ones (Clarabel), column after column.
             It must be given if there is a PSD cone of order 3 or more, since a wrong
             order gives wrong numbers and no error.
 
-        **Raises:** `ValueError` or `TypeError` for an unknown key, a negative or
-        fractional size, an exponent out of range, a missing or unknown `psd_order`.
+        **Raises:** `ValueError` or `TypeError` for an unknown key that has cones, a
+        negative or fractional size, an exponent out of range, a `pnd` cone of more than
+        three dimensions, a missing or unknown `psd_order`.
         """
         sizes = parse_dims(dims, psd_order)
         cones: dict[Any, list[AbstractCone]] = {}
@@ -300,19 +308,26 @@ _LISTS = ("q", "s", "p")
 
 def parse_dims(dims: Mapping[str, Any], psd_order: PSDOrder | None) -> dict[str, Any]:
     """Checks an SCS-style dictionary and fills in what it leaves out."""
-    unknown = sorted(set(dims) - {*_COUNTS, *_LISTS}, key=str)
+    if not isinstance(dims, Mapping):
+        raise TypeError(
+            "cone_dims: expected a dictionary such as {'z': 1, 'l': 2}, got "
+            f"{type(dims).__name__}"
+        )
+    dims = {key: value for key, value in dims.items() if not _is_none(value)}
+    unknown = set(dims) - {*_COUNTS, *_LISTS, "f", "pnd"}
     if unknown:
         raise ValueError(
-            f"cone_dims: unknown cone {unknown}; known are z, l, q, s, ep, ed and p"
+            f"cone_dims: unknown cone {sorted(unknown, key=str)}; known are z, l, q, s, "
+            "ep, ed, p and pnd"
         )
     sizes: dict[str, Any] = {key: _size(key, dims.get(key, 0)) for key in _COUNTS}
+    # SCS had this name for it before version 3, and CVXPY has it for other solvers.
+    sizes["z"] += _size("f", dims.get("f", 0))
     for key in _LISTS:
-        entries = dims.get(key, ())
-        if np.ndim(entries) != 1:
-            raise TypeError(f"cone_dims[{key!r}]: expected a list, got {entries!r}")
-        sizes[key] = [
-            _exponent(entry) if key == "p" else _size(key, entry) for entry in entries
-        ]
+        read = _exponent if key == "p" else _size
+        sizes[key] = [read(key, entry) for entry in _entries(key, dims.get(key, ()))]
+    # These rows follow those of p.
+    sizes["p"] += [_pair(entry) for entry in _entries("pnd", dims.get("pnd", ()))]
     if psd_order not in (None, "lower", "upper"):
         raise ValueError(
             f"psd_order: expected 'lower' (SCS) or 'upper' (Clarabel), got {psd_order!r}"
@@ -326,18 +341,62 @@ def parse_dims(dims: Mapping[str, Any], psd_order: PSDOrder | None) -> dict[str,
     return sizes
 
 
+def _is_none(value: Any) -> bool:
+    """Whether the value of a key stands for no cones."""
+    if isinstance(value, (list, tuple)):
+        return not value
+    if isinstance(value, np.ndarray):
+        return value.size == 0
+    return value is None or (not isinstance(value, bool) and value == 0)
+
+
+def _entries(key: str, value: Any) -> list[Any]:
+    # (An array may be of no dimension.)
+    if not isinstance(value, (list, tuple, np.ndarray)) or getattr(value, "ndim", 1) == 0:
+        raise TypeError(f"cone_dims[{key!r}]: expected a list, got {value!r}")
+    return list(value)
+
+
+def _number(key: str, value: Any, wanted: str) -> Any:
+    if isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise TypeError(f"cone_dims[{key!r}]: expected {wanted}, got {value!r}")
+    return value
+
+
 def _size(key: str, value: Any) -> int:
-    if np.ndim(value) != 0 or isinstance(value, bool) or int(value) != value:
+    number = value if type(value) is int else _number(key, value, "an integer")
+    if not (math.isfinite(number) and int(number) == number):
         raise TypeError(f"cone_dims[{key!r}]: expected an integer, got {value!r}")
-    if value < 0:
+    if number < 0:
         raise ValueError(f"cone_dims[{key!r}]: sizes must not be negative, got {value}")
-    return int(value)
+    return int(number)
 
 
-def _exponent(value: Any) -> float:
-    if not 0 < abs(value) < 1:
+def _exponent(key: str, value: Any) -> float:
+    number = float(_number(key, value, "a number"))
+    if not 0 < abs(number) < 1:
         raise ValueError(
-            "cone_dims['p']: exponents must lie in (-1, 0) or (0, 1), "
+            f"cone_dims[{key!r}]: exponents must lie in (-1, 0) or (0, 1), "
             f"negative for the dual cone, got {value!r}"
         )
-    return float(value)
+    return number
+
+
+def _pair(exponents: Any) -> float:
+    """The exponent of the power cone with these two, which are all that it may have."""
+    exponents = [_exponent("pnd", value) for value in _entries("pnd", exponents)]
+    if len(exponents) != 2:
+        raise ValueError(
+            "cone_dims['pnd']: power cones of more than three dimensions are not "
+            f"supported, got the {len(exponents)} exponents {exponents}; write them as "
+            "cones of three dimensions, or, for a CVXPY problem, solve it with cp.SCS, "
+            "for which CVXPY does that"
+        )
+    if min(exponents) < 0 or abs(sum(exponents) - 1) > 1e-9:
+        raise ValueError(
+            "cone_dims['pnd']: expected positive exponents with the sum 1, got "
+            f"{exponents}"
+        )
+    return exponents[0]

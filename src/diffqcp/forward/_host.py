@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
+from .._checks import check_number
 from ..cones.psd import PSDOrder, triangle
 from ..derivative import Data
 from ..structure import AbstractQCPStructure
@@ -247,6 +248,23 @@ def _along(matrix: Any, vectors: np.ndarray) -> np.ndarray:
     batch = vectors.shape[:-1]
     flat = vectors.reshape(math.prod(batch), vectors.shape[-1])
     return (matrix @ flat.T).T.reshape((*batch, matrix.shape[0]))
+
+
+def check_threads(threads: Any) -> None:
+    """**Raises:** `TypeError` or `ValueError` unless it is None or a positive integer."""
+    if threads is not None:
+        check_number("threads", threads, above=0, integer=True)
+
+
+def check_limits(tol: Any, accept: Any, max_iter: Any, threads: Any) -> None:
+    """Checks the options that solvers share.
+
+    **Raises:** `TypeError` or `ValueError`, naming the option.
+    """
+    check_number("tol", tol, above=0, below=1)
+    check_number("accept", accept, above=0, below=1)
+    check_number("max_iter", max_iter, above=0, integer=True)
+    check_threads(threads)
 
 
 def failed(n: int, m: int, status: Status, iterations: int = 0) -> Found:

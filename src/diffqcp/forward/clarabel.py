@@ -5,7 +5,14 @@ import numpy as np
 
 from ..cones.psd import PSDOrder
 from ._base import Found, Status
-from ._host import AbstractHostSolver, failed, HostBatch, HostProblem, verdict
+from ._host import (
+    AbstractHostSolver,
+    check_limits,
+    failed,
+    HostBatch,
+    HostProblem,
+    verdict,
+)
 
 
 clarabel: Any = _clarabel  # it has no type information
@@ -31,7 +38,8 @@ class Clarabel(AbstractHostSolver):
         there are cores.
     - `settings`: further settings of Clarabel, as pairs of a name and a value.
 
-    **Raises:** `ValueError` for a setting that Clarabel does not have.
+    **Raises:** `TypeError` or `ValueError`, naming the argument, for options without
+    sense, and for a setting that Clarabel does not have.
     """
 
     tol: float = 1e-8
@@ -44,6 +52,7 @@ class Clarabel(AbstractHostSolver):
     own_duals: ClassVar[bool] = False
 
     def __check_init__(self):
+        check_limits(self.tol, self.accept, self.max_iter, self.threads)
         known = clarabel.DefaultSettings()
         unknown = [name for name, _ in self.settings if not hasattr(known, name)]
         if unknown:

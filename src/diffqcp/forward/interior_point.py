@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 from jaxtyping import Array, Bool, Float, Integer
 
+from .._checks import check_number
 from ..derivative import Data
 from ..structure import AbstractQCPStructure
 from ._base import AbstractForwardSolver, Found, Start, Status
@@ -35,10 +36,17 @@ class InteriorPoint(AbstractForwardSolver):
         Where rounding errors end the progress earlier, as in degenerate problems, the
         machine epsilon to the power 0.45 is enough: 9e-8.
     - `max_iter`: the most iterations. Ten are usual.
+
+    **Raises:** `TypeError` or `ValueError`, naming the argument.
     """
 
     tol: float | None = None
     max_iter: int = 50
+
+    def __check_init__(self):
+        if self.tol is not None:
+            check_number("tol", self.tol, above=0, below=1)
+        check_number("max_iter", self.max_iter, above=0, integer=True)
 
     def solve(
         self, structure: AbstractQCPStructure, data: Data, start: Start | None

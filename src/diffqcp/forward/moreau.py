@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from ..cones.psd import PSDOrder
 from ._base import Found, Status
-from ._host import AbstractHostSolver, HostBatch
+from ._host import AbstractHostSolver, check_limits, HostBatch
 
 
 moreau: Any = _moreau  # it has no type information
@@ -35,7 +35,8 @@ class Moreau(AbstractHostSolver):
     - `settings`: further settings of its interior-point method (`moreau.IPMSettings`),
         as pairs of a name and a value.
 
-    **Raises:** `ValueError` for a method or a setting that it does not have.
+    **Raises:** `TypeError` or `ValueError`, naming the argument, for options without
+    sense, and for a method or a setting that it does not have.
     """
 
     tol: float = 1e-8
@@ -50,6 +51,7 @@ class Moreau(AbstractHostSolver):
     own_duals: ClassVar[bool] = False
 
     def __check_init__(self):
+        check_limits(self.tol, self.accept, self.max_iter, self.threads)
         if self.method not in ("ipm", "active_set"):
             raise ValueError(
                 f"method: expected 'ipm' or 'active_set', got {self.method!r}"

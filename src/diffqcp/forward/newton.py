@@ -8,6 +8,7 @@ import lineax as lx
 import numpy as np
 
 from .._accuracy import accurate_error
+from .._checks import check_number
 from .._newton import central_point, newton
 from ..derivative import Data, Solution
 from ..linear_solve.auto import AutoSolver
@@ -36,7 +37,8 @@ class Newton(AbstractBatchSolver):
     - `max_steps`: the most steps.
     - `patience`: how many of them may fail to reduce the residual.
 
-    **Raises:** `TypeError` if `otherwise` is no solver that runs on the host.
+    **Raises:** `TypeError` or `ValueError`, naming the argument, if `otherwise` is no
+    solver that runs on the host, and for limits without sense.
     """
 
     otherwise: AbstractBatchSolver = Clarabel()
@@ -49,6 +51,8 @@ class Newton(AbstractBatchSolver):
                 "otherwise: expected a forward solver that runs on the host, such as "
                 f"diffqcp.Clarabel(), got {self.otherwise!r}"
             )
+        check_number("max_steps", self.max_steps, above=0, integer=True)
+        check_number("patience", self.patience, above=-1, integer=True)
 
     def solve(
         self, structure: AbstractQCPStructure, data: Data, start: Start | None

@@ -7,7 +7,14 @@ import scs
 
 from ..cones.psd import PSDOrder
 from ._base import Found, Status
-from ._host import AbstractHostSolver, failed, HostBatch, HostProblem, verdict
+from ._host import (
+    AbstractHostSolver,
+    check_limits,
+    failed,
+    HostBatch,
+    HostProblem,
+    verdict,
+)
 
 
 class SCS(AbstractHostSolver):
@@ -26,6 +33,8 @@ class SCS(AbstractHostSolver):
     - `threads`: how many problems of a batch are solved at a time. By default as many as
         there are cores.
     - `settings`: further settings of SCS, as pairs of a name and a value.
+
+    **Raises:** `TypeError` or `ValueError`, naming the argument.
     """
 
     tol: float = 1e-4
@@ -35,6 +44,9 @@ class SCS(AbstractHostSolver):
 
     psd_order: ClassVar[PSDOrder] = "lower"
     own_duals: ClassVar[bool] = True
+
+    def __check_init__(self):
+        check_limits(self.tol, self.tol, self.max_iter, self.threads)
 
     def run(
         self,

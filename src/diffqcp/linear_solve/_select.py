@@ -39,6 +39,10 @@ class _Static:
         self.value = value
         self._hash = hash(value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Hashes of strings differ from one process to the next.
+        return _Static, (self.value,)
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -66,7 +70,7 @@ def select_solver(
     **Raises:** `ValueError` for an unknown name, `TypeError` if `solver` is not a lineax
     solver; and what `CuDSS.check` raises.
     """
-    if solve_method not in _SOLVE_METHODS:
+    if not isinstance(solve_method, str) or solve_method not in _SOLVE_METHODS:
         raise ValueError(
             f"solve_method: expected one of {sorted(_SOLVE_METHODS)}, "
             f"got {solve_method!r}"

@@ -8,15 +8,7 @@ from jax.experimental.sparse import BCOO
 
 
 def cone_dims(dims: Any) -> dict[str, Any]:
-    """CVXPY's `ConeDims` as an SCS-style dictionary.
-
-    **Raises:** `ValueError` for power cones of more than three dimensions.
-    """
-    if getattr(dims, "pnd", []):
-        raise ValueError(
-            "problem: power cones of more than three dimensions are not supported; "
-            "solve with cp.SCS, for which CVXPY splits them"
-        )
+    """CVXPY's `ConeDims` as an SCS-style dictionary."""
     return {
         "z": dims.zero,
         "l": dims.nonneg,
@@ -24,6 +16,7 @@ def cone_dims(dims: Any) -> dict[str, Any]:
         "s": dims.psd,
         "ep": dims.exp,
         "p": dims.p3d,
+        "pnd": dims.pnd,
     }
 
 

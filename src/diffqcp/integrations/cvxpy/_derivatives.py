@@ -11,6 +11,7 @@ import lineax as lx
 import numpy as np
 import scipy.sparse as sp
 
+from ..._differentiate import is_inaccurate, warn_if_inaccurate
 from ...qcp import HostQCP
 from ._adjoint import dense, pull_through
 from ._parametric import ParametricForm
@@ -131,9 +132,14 @@ class Linearised:
         self._parameters: list[Any] = problem.parameters()
         with jax.enable_x64(True):
             self._parametric = _parametric(self._program, form)
-            self._operator = _qcp(self._parametric, form).derivative(
-                solve_method, solver=solver, polish=polish
-            )
+            qcp = _qcp(self._parametric, form)
+            options = solve_method, solver, polish, 0.0, True
+            self._operator, progress = qcp._derivative(*options)
+            if is_inaccurate(progress):
+                # Newton steps from the solver's solution have not helped: solve again.
+                qcp = _solved_again(qcp)
+                self._operator, progress = qcp._derivative(*options)
+            warn_if_inaccurate(progress)
 
     def pull_back(self, gradients: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
         """The gradients of the parameters, from those of the variables: the adjoint of
