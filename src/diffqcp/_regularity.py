@@ -96,9 +96,9 @@ def _verdict(
     parts = []
     if kinks:
         parts.append(
-            f"Strict complementarity fails in the cones {kinks}, as far as can be told: a "
-            "constraint is about to change between active and inactive, and then there "
-            f"are one-sided derivatives only. (With the residuals of this solution, "
+            f"Strict complementarity fails in the cones {kinks}, as far as can be told: "
+            "a constraint is about to change between active and inactive, and then there "
+            "are one-sided derivatives only. (With the residuals of this solution, "
             f"margins below {resolved:.0e} are not told from zero.)"
         )
     if deficiency:

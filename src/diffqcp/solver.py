@@ -81,9 +81,9 @@ class QCPSolver(eqx.Module):
         steps (True: 10). Errors of the solution are errors of the derivative.
     - `smoothing`: as for [`diffqcp.AbstractQCP.derivative`][]; the solution stays the
         exact one. Second derivatives take the smoothed `D` for a constant.
-    - `throw`: whether a problem that is not solved raises a `RuntimeError` with the status
-        and the place in the batch. If False, its solution and its derivatives are NaN, or
-        if the status is `INACCURATE`, as good as could be had.
+    - `throw`: whether a problem that is not solved raises a `RuntimeError` with the
+        status and the place in the batch. If False, its solution and its derivatives are
+        NaN, or if the status is `INACCURATE`, as good as could be had.
 
     **Raises:** `TypeError` or `ValueError`, naming the argument.
     """

@@ -192,6 +192,17 @@ def folded(leaf: Any, gradient: np.ndarray) -> np.ndarray:
     return gradient
 
 
+def _solved_again(qcp: HostQCP) -> HostQCP:
+    """With a solution to the smallest tolerance, if there is one."""
+    structure = qcp.problem_structure
+    data = (qcp.P_values, qcp.A_values, qcp.q, qcp.b)
+    found = RESCUE.solve_batch(structure, [np.asarray(part)[None] for part in data], None)
+    x, y, s = (np.asarray(part)[0] for part in found[:3])
+    if not all(np.isfinite(part).all() for part in (x, y, s)):
+        return qcp
+    return HostQCP(qcp.P, qcp.A, qcp.q, qcp.b, x, y, s, structure)
+
+
 def _qcp(parametric: ParametricForm, form: ConicForm) -> HostQCP:
     structure = parametric.structure
     P, A, q, b = parametric.data()
