@@ -123,7 +123,14 @@ class Progress(NamedTuple):
     """
 
     solution: Solution
-    report: Float[Array | np.ndarray, "3"]
+    report: Float[Array, "3"]
+
+    @property
+    def solved(self) -> Bool[Array | np.ndarray, ""]:
+        """The first part of the report, looked at on the host where it is known."""
+        if isinstance(self.report, Tracer):
+            return self.report[0] > 0
+        return np.asarray(self.report)[0] > 0
 
 
 def _polish(
@@ -193,12 +200,10 @@ def repeat(
     found = compute(values)
     if not isinstance(found[1].report, Tracer):
         for _ in range(_MOST_REPEATS):
-            result, progress = found
-            progress = progress._replace(report=np.asarray(progress.report))
-            if not progress.report[2]:
+            if not np.asarray(found[1].report)[2]:
                 break
-            found = again(progress)
-        return result, progress
+            found = again(found[1])
+        return found
     steps = jnp.zeros_like(found[1].report[2])
     return jax.lax.while_loop(
         lambda state: (state[0][1].report[2] > 0) & (state[1] < _MOST_REPEATS),
@@ -212,9 +217,9 @@ _MOST_REPEATS = 10
 
 def is_inaccurate(progress: Progress) -> bool:
     """Whether a derivative is known, and the solution that it is taken at is none."""
-    report = progress.report
-    if isinstance(report, Tracer):
+    if isinstance(progress.report, Tracer):
         return False
+    report = np.asarray(progress.report)
     return bool(report[1] > accurate_error(report.dtype))
 
 
@@ -223,8 +228,8 @@ def warn_if_inaccurate(progress: Progress) -> None:
     if is_inaccurate(progress):
         warnings.warn(
             "diffqcp: the solution does not satisfy the optimality conditions, and its "
-            f"derivative may be wrong: their residual is {progress.report[1]:.0e} of its "
-            "terms, after the Newton steps that helped. Solve to a smaller tolerance",
+            f"derivative may be wrong: their residual is {float(progress.report[1]):.0e} of "
+            "its terms, after the Newton steps that helped. Solve to a smaller tolerance",
             stacklevel=3,
         )
 

@@ -82,7 +82,7 @@ def newton(
     last = lax.while_loop(
         unfinished, body, _State(point, point, jnp.asarray(0), jnp.asarray(0))
     )
-    return *last.best, last.steps
+    return last.best.solution, last.best.error, last.steps
 
 
 def central_point(

@@ -137,6 +137,7 @@ def _conclude(prepared: _Prepared, best: Candidate) -> Found:
     """The solution in the units of the data; NaN where there is none."""
     x, y, s, status, iterations = best.found
     there = (status == Status.SOLVED) | (status == Status.INACCURATE)
+    x, y, s = (jnp.asarray(part) for part in (x, y, s))
     x, y, s = prepared.scaling.restore((x, y, s))
     x, y, s = (jnp.where(there, part, jnp.nan) for part in (x, y, s))
     return Found(x, y, s, status, iterations)
@@ -171,7 +172,8 @@ def search(
 
         def once(carry: tuple[Found, Bool[Array, ""]]) -> tuple[Found, Bool[Array, ""]]:
             found, wanted = carry
-            start = Start(found[:3], ~wanted)
+            x, y, s = (jnp.asarray(part) for part in found[:3])
+            start = Start((x, y, s), ~wanted)
             new = RESCUE.solve(structure, prepared.data, start)
             new = jax.tree.map(lambda new, old: jnp.where(wanted, new, old), new, found)
             return new, jnp.zeros_like(wanted)
@@ -216,9 +218,8 @@ def search_batch(
     best = _polish_batch(structure, prepared, begin, solver, max_steps)
     settled = np.asarray(best.settled)
     if other is not None and not settled.all():
-        found = other.solve_batch(
-            structure, prepared.data, Start(best.found[:3], settled)
-        )
+        x, y, s = (jnp.asarray(part) for part in best.found[:3])
+        found = other.solve_batch(structure, prepared.data, Start((x, y, s), settled))
         begin = best._replace(found=Found(*(jnp.asarray(part) for part in found)))
         new = _polish_batch(structure, prepared, begin, solver, max_steps)
         best = _choose_batch(best, new)

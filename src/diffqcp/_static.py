@@ -21,7 +21,7 @@ def as_indices(value: Any) -> np.ndarray:
 
 
 class StaticArray:
-    """A read-only NumPy array of 32-bit integers that hashes and compares by value.
+    """A read-only NumPy array that hashes and compares by value; integers have 32 bits.
 
     Index patterns are compile-time constants. Static fields of an `equinox.Module`
     must be hashable, which NumPy arrays are not; this makes them so, and hashes each
@@ -31,10 +31,12 @@ class StaticArray:
     __slots__ = ("_hash", "value")
 
     def __init__(self, value: Any):
-        value = as_indices(value)
+        value = np.array(value)
+        if np.issubdtype(value.dtype, np.integer):
+            value = as_indices(value)
         value.flags.writeable = False
         self.value = value
-        self._hash = hash((value.shape, value.tobytes()))
+        self._hash = hash((value.shape, value.dtype.str, value.tobytes()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Hashes of bytes differ from one process to the next.
@@ -53,4 +55,4 @@ class StaticArray:
         )
 
     def __repr__(self) -> str:
-        return f"StaticArray(shape={self.value.shape})"
+        return f"StaticArray(shape={self.value.shape}, dtype={self.value.dtype})"

@@ -3,6 +3,7 @@ from typing import Any, TypeAlias, TypeVar
 import equinox as eqx
 import jax
 import lineax as lx
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
@@ -228,7 +229,9 @@ def pull_back(
 _Values = TypeVar("_Values")
 
 
-def checked(values: _Values, solved: Bool[Array, ""], throw: bool) -> _Values:
+def checked(
+    values: _Values, solved: Bool[Array | np.ndarray, ""], throw: bool
+) -> _Values:
     """`values`, or an error if they were not solved for and `throw`."""
     if not throw:
         return values

@@ -189,7 +189,7 @@ class AbstractQCP(eqx.Module):
         )
         solution, progress = repeat(compute, values)
         warn_if_inaccurate(progress)
-        return checked(solution, progress.report[0], throw)
+        return checked(solution, progress.solved, throw)
 
     def vjp(
         self,
@@ -237,7 +237,7 @@ class AbstractQCP(eqx.Module):
         )
         data, progress = repeat(compute, values)
         warn_if_inaccurate(progress)
-        dP, dA, dq, db = checked(data, progress.report[0], throw)
+        dP, dA, dq, db = checked(data, progress.solved, throw)
         P, A = structure.P_pattern, structure.A_pattern
         return structure.wrap(dP, P), structure.wrap(dA, A), dq, db
 

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ..._differentiate import is_inaccurate, warn_if_inaccurate
+from ..._search import RESCUE
 from ...qcp import HostQCP
 from ._adjoint import dense, pull_through
 from ._parametric import ParametricForm

@@ -103,11 +103,12 @@ def solve_on_host(
     if not isinstance(solver.forward, AbstractBatchSolver):
         return _solve(solver, form, values, start)
     data = _data_batch(form, values)
-    x, y, s, status, _ = search_batch(
+    found = search_batch(
         *(form.structure, solver.forward, data, start),
         *(solver.frozen_solver, solver.polish),
     )
-    return LayerSolution((x, y, s), status)
+    x, y, s = (jnp.asarray(part) for part in found[:3])
+    return LayerSolution((x, y, s), found.status)
 
 
 @partial(jax.jit, static_argnames="form")
