@@ -27,8 +27,8 @@ struct Tolerances {
   int32_t max_steps;
   bool well_posed;
 
-  // Whether more has to be tried: not for NaN.
-  bool missed(double error) const { return error > std::max(kEnough, tolerance); }
+  // Whether more has to be tried: also if the factors overflow, so that it is NaN.
+  bool missed(double error) const { return !(error <= std::max(kEnough, tolerance)); }
 
   static constexpr double kEnough = 1e-8;
 };
@@ -41,13 +41,14 @@ class Refinement {
         panels_(panels), inverse_(inverse), shift_(shift) {}
 
   struct Rank {
-    bool singular;
-    double doubt, error;  // if it is
+    bool singular, accurate;
+    double doubt, error;
+    double rate;  // at which (2) removes what is not in the null space
   };
 
   // Whether one step of (2) leaves more of a random vector than rounding errors. If so,
   // what the next step changes of it: little, if the other eigenvalues of K are all much
-  // larger than E; and the error of the first solve.
+  // larger than E; and the error of the first solve, which is NaN if the factors overflow.
   //
   // If u is in the null space, |u| = 1, and its last entry is u_j, then the j-th pivot is
   // about e / u_j^2. So if all pivots are large there is no null vector, but for one with
@@ -55,53 +56,64 @@ class Refinement {
   Rank rank() const {
     bool small = false;
     for (Index k = 0; k < n_; ++k) small = small || !(inverse_[k] * shift_[k] < 1e-6);
-    if (!small) return {false, 0, 0};
+    if (!small) return {false, true, 0, 0, 0};
     const std::vector<double> probe = random_residual();
     std::vector<double> left = probe, next(n_);
     contract(left);
-    const double size = norm(kResidual, left);
-    if (!(size > 0.01)) return {false, 0, 0};  // NaN shows in the solution
     std::vector<double> solved(n_);
     for (Index k = 0; k < n_; ++k) solved[k] = left[k] / shift_[k];
     factorisation_.multiply<1>(values_, solved.data(), next.data());
     for (Index k = 0; k < n_; ++k) next[k] += left[k] - probe[k];
     const double error = norm(kResidual, next) / norm(kResidual, probe);
+    const bool accurate = error < kAccurate;
+    const double size = norm(kResidual, left);
+    if (!(size > 0.01)) return {false, accurate, 0, error, 0};
     next = left;
     contract(next);
     for (Index k = 0; k < n_; ++k) next[k] -= left[k];
-    return {true, norm(kResidual, next) / size, error};
+    const double change = norm(kResidual, next);
+    return {true, accurate, change / size, error, change};
   }
+
+  static constexpr double kAccurate = 1e-5;
 
   // Whether (1) converges for a random vector without (2), and fast: then K is regular.
   bool regular() const {
     std::vector<double> r = random_residual(), z;
     Outcome outcome;
-    refine<1>(false, {Tolerances::kEnough, 0, 50, true}, r, z, &outcome);
+    refine<1>({Tolerances::kEnough, 0, 50, true}, r, z, &outcome);
     return outcome.error <= Tolerances::kEnough;
   }
 
   // Overwrites C interleaved right-hand sides by the solutions. Only a single one may be
-  // of a singular K. If a null vector has escaped notice, all of (2) is needed.
+  // of a singular K; `rate` is what rank() has found. If a null vector has escaped notice,
+  // all of (2) is needed.
   template <int C>
-  void solve(bool singular, const Tolerances& tolerances, std::vector<double>& r,
-             Outcome* outcome) const {
-    if (n_ > 0 && std::isnan(inverse_[0])) {
-      const double nan = inverse_[0];
-      std::fill(r.begin(), r.end(), nan);
-      std::fill(outcome, outcome + C, Outcome{nan, 0});
+  void solve(bool singular, double rate, const Tolerances& tolerances,
+             std::vector<double>& r, Outcome* outcome) const {
+    std::vector<double> z;
+    if (singular) {
+      r = refine_singular(rate, tolerances, std::move(r), outcome);
       return;
     }
-    std::vector<double> z;
-    refine<C>(singular, tolerances, r, z, outcome);
+    refine<C>(tolerances, r, z, outcome);
     for (int c = 0; c < C; ++c) {
-      if (singular || tolerances.well_posed || !tolerances.missed(outcome[c].error))
-        continue;
-      std::vector<double> single(n_), again;
+      if (tolerances.well_posed || !tolerances.missed(outcome[c].error)) continue;
+      std::vector<double> single(n_);
       for (Index k = 0; k < n_; ++k) single[k] = r[static_cast<size_t>(k) * C + c];
-      refine<1>(true, tolerances, single, again, &outcome[c]);
-      for (Index k = 0; k < n_; ++k) z[static_cast<size_t>(k) * C + c] = again[k];
+      if (!finite(single)) continue;
+      single = refine_singular(kUnknown, tolerances, std::move(single), &outcome[c]);
+      for (Index k = 0; k < n_; ++k) z[static_cast<size_t>(k) * C + c] = single[k];
     }
     r.swap(z);
+  }
+
+  // Where it has not been measured.
+  static constexpr double kUnknown = 1e-2;
+
+  static bool finite(const std::vector<double>& vector) {
+    return std::all_of(vector.begin(), vector.end(),
+                       [](double value) { return std::isfinite(value); });
   }
 
  private:
@@ -119,23 +131,18 @@ class Refinement {
     return numbers;
   }
 
-  // Iteration (1). Of a singular K, `r` becomes its part in the range.
+  // Iteration (1), for a regular K.
   template <int C>
-  void refine(bool singular, const Tolerances& tolerances, std::vector<double>& r,
+  void refine(const Tolerances& tolerances, const std::vector<double>& r,
               std::vector<double>& z, Outcome* outcome) const {
     const auto [tolerance, floor, max_steps, well_posed] = tolerances;
     const double slowest = well_posed ? 0.5 : 1;
-    const auto range_part = [&](std::vector<double>& vector, Units units) {
-      if (singular) subtract_null_part(vector, units, tolerances);
-    };
     double smallest[C], last[C], length[C], size[C];
     norms<C>(kResidual, r, smallest);
     for (double& value : smallest) value *= floor;
-    range_part(r, kResidual);
     z = r;
     std::vector<double> correction(z.size());
     factorisation_.solve<C>(panels_, inverse_, z.data());
-    range_part(z, kSolution);
     norms<C>(kSolution, z, last);
     bool active[C], any = false;
     for (int c = 0; c < C; ++c) {
@@ -149,7 +156,6 @@ class Refinement {
       factorisation_.multiply<C>(values_, z.data(), correction.data());
       for (size_t k = 0; k < z.size(); ++k) correction[k] = r[k] - correction[k];
       factorisation_.solve<C>(panels_, inverse_, correction.data());
-      range_part(correction, kSolution);
       norms<C>(kSolution, correction, length);
       for (Index k = 0; k < n_; ++k)
         for (int c = 0; c < C; ++c)
@@ -171,25 +177,83 @@ class Refinement {
     }
   }
 
-  // Iteration (2), three times.
-  void subtract_null_part(std::vector<double>& vector, Units units,
-                          const Tolerances& tolerances) const {
-    std::vector<double> part, next;
-    for (int repeat = 0; repeat < 3; ++repeat) {
+  // Iteration (1) for a singular K, for the part of `r` in the range.
+  //
+  // The vectors p of (2), which find the other part of `r`, are steps of (1) too: with
+  // p_0 = r and p_j = E M^-1 p_(j-1), the steps from z = 0 on are E^-1 p_j. What (2) ends
+  // with is in each of them, and taken off.
+  std::vector<double> refine_singular(double rate, const Tolerances& tolerances,
+                                      std::vector<double> r, Outcome* outcome) const {
+    const double infinity = std::numeric_limits<double>::infinity();
+    const double smallest = tolerances.floor * norm(kResidual, r);
+    std::vector<double> z(n_, 0.0);
+    *outcome = {infinity, 0};
+    const int repeats = steps_of_removal(rate, tolerances);
+    if (repeats == 0) return z;
+    const double size = norm(kResidual, r);
+    std::vector<double> part = r, sum(n_, 0.0);
+    int count = 0;
+    while (count < repeats) {
+      contract(part);
+      ++count;
+      for (Index k = 0; k < n_; ++k) sum[k] += part[k];
+      if (norm(kResidual, part) <= tolerances.floor * size) break;
+    }
+    for (Index k = 0; k < n_; ++k) {
+      r[k] -= part[k];
+      z[k] = (sum[k] - count * part[k]) / shift_[k];
+    }
+    if (norm(kResidual, part) > kSlight * size) remove(repeats, tolerances, kResidual, r);
+    remove(repeats, tolerances, kSolution, z);
+    std::vector<double> correction(n_);
+    double last = norm(kSolution, z), ratio = 0;
+    if (last == 0) *outcome = {0, 1};
+    while (!(outcome->error <= tolerances.tolerance) && ratio < 1 &&
+           outcome->steps < tolerances.max_steps) {
+      factorisation_.multiply<1>(values_, z.data(), correction.data());
+      for (Index k = 0; k < n_; ++k) correction[k] = r[k] - correction[k];
+      factorisation_.solve<1>(panels_, inverse_, correction.data());
+      remove(repeats, tolerances, kSolution, correction);
+      for (Index k = 0; k < n_; ++k) z[k] += correction[k];
+      const double length = norm(kSolution, correction);
+      const double whole = std::max(norm(kSolution, z), smallest);
+      ratio = length / last;
+      last = length;
+      outcome->error = length / (whole > 0 ? whole : 1) * (ratio < 1 ? ratio / (1 - ratio) : 1);
+      ++outcome->steps;
+    }
+    return z;
+  }
+
+  // How often (2) is applied until what is left is the part in the null space; 0 if that
+  // takes too long, for K has eigenvalues of the size of E or less.
+  static int steps_of_removal(double rate, const Tolerances& tolerances) {
+    constexpr double margin = 3, accuracy = 1e-14;
+    if (!(margin * rate < 1)) return 0;
+    const double steps = std::ceil(std::log(accuracy) / std::log(margin * rate));
+    if (steps > tolerances.max_steps) return 0;
+    return std::max(2, static_cast<int>(steps));
+  }
+
+  // Subtracts the limit of (2), which has a relative error of epsilon / e: again until
+  // that does not count.
+  void remove(int steps, const Tolerances& tolerances, Units units,
+              std::vector<double>& vector) const {
+    std::vector<double> part;
+    for (int repeat = 0; repeat < 4; ++repeat) {
       part = vector;
       const double size = norm(units, vector);
-      double change = std::numeric_limits<double>::infinity();
-      for (int32_t step = 0;
-           change > tolerances.tolerance * size && step < tolerances.max_steps; ++step) {
-        next = part;
-        contract(next);
-        for (Index k = 0; k < n_; ++k) part[k] -= next[k];
-        change = norm(units, part);
-        part.swap(next);
+      for (int step = 0; step < steps; ++step) {
+        contract(part);
+        if (norm(units, part) <= tolerances.floor * size) break;
       }
       for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
+      if (norm(units, part) <= kSlight * norm(units, vector)) break;
     }
   }
+
+  // A part in the null space that is gone, to rounding errors, when it is removed once.
+  static constexpr double kSlight = 1e-7;
 
   // One step of (2).
   void contract(std::vector<double>& vector) const {
@@ -223,53 +287,116 @@ class Refinement {
   const double *values_, *panels_, *inverse_, *shift_;
 };
 
-// Factorises K + E. `shift` is the one to start from, and becomes the one taken: if K
-// seems singular, a larger one if the factors are not accurate; a smaller one if they are,
-// but (2) is not close to a projection, as then some eigenvalues of K are not much larger
-// than E. If that does not help, they may be of all sizes, and K regular all the same,
-// which a shift of the size of rounding errors shows. Returns whether K is singular. If it
-// is known not to be, nothing of this. If K is not finite, nothing is computed: `inverse`
-// is NaN, and solutions will be.
-inline bool factorise_with_shift(const Factorisation& factorisation,
-                                 const double* values, bool adapt, bool well_posed,
-                                 double* panels, double* inverse, double* shift) {
+// The numbers c of an equilibrated K: the largest entry of each row of C K C, C = diag(c),
+// is about one (Ruiz, "A scaling algorithm to equilibrate both rows and columns norms in
+// matrices", RAL-TR-2001-034).
+inline std::vector<double> equilibrate(const Pattern& K, const double* values) {
+  constexpr int rounds = 8;
+  std::vector<double> scale(K.n, 1.0), largest(K.n);
+  for (int round = 0; round < rounds; ++round) {
+    std::fill(largest.begin(), largest.end(), 0.0);
+    for (Index e = 0; e < K.entries; ++e) {
+      const Index i = K.entry_row[e], j = K.entry_col[e];
+      const double size = scale[i] * std::abs(values[e]) * scale[j];
+      largest[i] = std::max(largest[i], size);
+      largest[j] = std::max(largest[j], size);
+    }
+    for (Index k = 0; k < K.n; ++k)
+      if (largest[k] > 0) scale[k] /= std::sqrt(largest[k]);
+  }
+  return scale;
+}
+
+// Whether those of one block, among the rows that are coupled to others, differ much.
+inline bool uneven(const Pattern& K, const double* values, const double* shift,
+                   const std::vector<double>& scale) {
+  constexpr double much = 100;
+  double least[2] = {std::numeric_limits<double>::infinity(), least[0]}, most[2] = {0, 0};
+  for (Index e = 0; e < K.entries; ++e) {
+    if (K.entry_row[e] == K.entry_col[e] || values[e] == 0) continue;
+    for (const Index k : {K.entry_row[e], K.entry_col[e]}) {
+      const int block = shift[k] > 0;
+      least[block] = std::min(least[block], scale[k]);
+      most[block] = std::max(most[block], scale[k]);
+    }
+  }
+  return most[0] > much * least[0] || most[1] > much * least[1];
+}
+
+// Factorises K + E. `shift` is the one to start from, and becomes the one taken: a larger
+// one if the factors are not accurate; if K seems singular, a smaller one if they are, but
+// (2) is not close to a projection, as then some eigenvalues of K are not much larger than
+// E. If that does not help, they may be of all sizes, and K regular all the same, which a
+// shift of the size of rounding errors shows. If the rows of K are of different sizes, a
+// shift that follows them may show it too: then it is taken. Where K is singular and its
+// rows differ, (2) is not trusted. Returns the last of what rank() has said. If K is known
+// to be regular, nothing of this. If K is not finite, nothing is computed, and the rate is
+// NaN.
+inline Refinement::Rank factorise_with_shift(const Pattern& K,
+                                             const Factorisation& factorisation,
+                                             const double* values, bool adapt,
+                                             bool well_posed, double* panels,
+                                             double* inverse, double* shift) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   const double* end = values + factorisation.entries();
   if (!std::all_of(values, end, [](double value) { return std::isfinite(value); })) {
-    std::fill_n(inverse, factorisation.order(), std::numeric_limits<double>::quiet_NaN());
-    return false;
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    return {false, false, 0, nan, nan};
   }
   if (well_posed) {
     factorisation.factorise(values, shift, panels, inverse);
-    return false;
+    return {false, true, 0, 0, 0};
   }
-  constexpr double step = 16, clear = 1e-6, accurate = 1e-5, tolerable = 1e-4;
-  constexpr double smallest = 0x1p-24;
+  constexpr double step = 16, clear = 1e-6, tolerable = 1e-4;
+  constexpr double smallest = 0x1p-24, relative = 0x1p-26;
   constexpr int attempts = 4;
+  const Index n = factorisation.order();
+  const Refinement refinement(factorisation, values, panels, inverse, shift);
   const auto attempt = [&](double factor) {
-    for (Index k = 0; k < factorisation.order(); ++k) shift[k] *= factor;
+    for (Index k = 0; k < n; ++k) shift[k] *= factor;
     factorisation.factorise(values, shift, panels, inverse);
-    return Refinement(factorisation, values, panels, inverse, shift).rank();
+    return refinement.rank();
+  };
+  const auto enlarge = [&](Refinement::Rank rank) {
+    for (int k = 1; k < attempts && !rank.accurate; ++k) rank = attempt(step);
+    return rank;
   };
   Refinement::Rank rank = attempt(1);
-  if (!adapt || !rank.singular) return rank.singular;
-  if (!(rank.error < accurate)) {
-    for (int k = 1; k < attempts && !(rank.error < accurate); ++k) rank = attempt(step);
-    return true;
+  if (!adapt || (rank.accurate && !rank.singular)) return rank;
+  const std::vector<double> scale = equilibrate(K, values);
+  if (uneven(K, values, shift, scale)) {
+    const std::vector<double> start(shift, shift + n);
+    for (Index k = 0; k < n; ++k)
+      shift[k] = std::copysign(relative / (scale[k] * scale[k]), start[k]);
+    rank = enlarge(attempt(1));
+    if (rank.accurate && !rank.singular) return rank;
+    std::copy(start.begin(), start.end(), shift);
+    attempt(1);
+    return {true, false, infinity, infinity, infinity};
   }
+  if (!rank.accurate) return enlarge(rank);
   double reached = 1;
   for (int k = 1; k < attempts && rank.singular && rank.doubt > clear; ++k) {
     rank = attempt(1 / step);
     reached /= step;
-    if (rank.singular && !(rank.error < tolerable)) {
+    if (!(rank.error < tolerable)) {
       rank = attempt(step);
       reached *= step;
       break;
     }
   }
-  if (!rank.singular || !(rank.doubt > clear)) return rank.singular;
+  if (!rank.singular || !(rank.doubt > clear)) return rank;
   attempt(smallest / reached);
-  if (Refinement(factorisation, values, panels, inverse, shift).regular()) return false;
-  return attempt(reached / smallest).singular;
+  if (refinement.regular()) return {false, true, 0, 0, 0};
+  return attempt(reached / smallest);
+}
+
+// What there is without factors.
+template <int C>
+void unsolved(std::vector<double>& r, Outcome* outcome) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  std::fill(r.begin(), r.end(), nan);
+  std::fill(outcome, outcome + C, Outcome{nan, 0});
 }
 
 }  // namespace diffqcp
