@@ -41,14 +41,20 @@ class Refinement {
         panels_(panels), inverse_(inverse), shift_(shift) {}
 
   struct Rank {
-    bool singular, accurate;
-    double doubt, error;
-    double rate;  // at which (2) removes what is not in the null space
+    bool singular;
+    double error;  // of one solve
+    double rate;   // at which (2) removes what is not in the null space
+
+    // Whether the factors are accurate: not if they overflow, and the error is NaN. More
+    // is asked for where (2) depends on it.
+    bool good() const { return error <= (singular ? kGood : kFair); }
   };
+
+  static constexpr double kGood = 1e-7, kFair = 1e-5;
 
   // Whether one step of (2) leaves more of a random vector than rounding errors. If so,
   // what the next step changes of it: little, if the other eigenvalues of K are all much
-  // larger than E; and the error of the first solve, which is NaN if the factors overflow.
+  // larger than E.
   //
   // If u is in the null space, |u| = 1, and its last entry is u_j, then the j-th pivot is
   // about e / u_j^2. So if all pivots are large there is no null vector, but for one with
@@ -56,7 +62,7 @@ class Refinement {
   Rank rank() const {
     bool small = false;
     for (Index k = 0; k < n_; ++k) small = small || !(inverse_[k] * shift_[k] < 1e-6);
-    if (!small) return {false, true, 0, 0, 0};
+    if (!small) return {false, 0, 0};
     const std::vector<double> probe = random_residual();
     std::vector<double> left = probe, next(n_);
     contract(left);
@@ -65,17 +71,12 @@ class Refinement {
     factorisation_.multiply<1>(values_, solved.data(), next.data());
     for (Index k = 0; k < n_; ++k) next[k] += left[k] - probe[k];
     const double error = norm(kResidual, next) / norm(kResidual, probe);
-    const bool accurate = error < kAccurate;
-    const double size = norm(kResidual, left);
-    if (!(size > 0.01)) return {false, accurate, 0, error, 0};
+    if (!(norm(kResidual, left) > 0.01)) return {false, error, 0};
     next = left;
     contract(next);
     for (Index k = 0; k < n_; ++k) next[k] -= left[k];
-    const double change = norm(kResidual, next);
-    return {true, accurate, change / size, error, change};
+    return {true, error, norm(kResidual, next)};
   }
-
-  static constexpr double kAccurate = 1e-5;
 
   // Whether (1) converges for a random vector without (2), and fast: then K is regular.
   bool regular() const {
@@ -93,7 +94,16 @@ class Refinement {
              std::vector<double>& r, Outcome* outcome) const {
     std::vector<double> z;
     if (singular) {
-      r = refine_singular(rate, tolerances, std::move(r), outcome);
+      // If r is in the range, which is usual, all that goes wrong are rounding errors.
+      Tolerances quick = tolerances;
+      quick.well_posed = true;
+      refine<1>(quick, r, z, outcome);
+      const int steps = steps_of_removal(rate, tolerances);
+      if (outcome->error <= tolerances.tolerance && steps > 0)
+        remove(steps, tolerances, kSolution, z);
+      else
+        z = refine_singular(steps, tolerances, r, outcome);
+      r.swap(z);
       return;
     }
     refine<C>(tolerances, r, z, outcome);
@@ -102,7 +112,8 @@ class Refinement {
       std::vector<double> single(n_);
       for (Index k = 0; k < n_; ++k) single[k] = r[static_cast<size_t>(k) * C + c];
       if (!finite(single)) continue;
-      single = refine_singular(kUnknown, tolerances, std::move(single), &outcome[c]);
+      const int steps = steps_of_removal(kUnknown, tolerances);
+      single = refine_singular(steps, tolerances, std::move(single), &outcome[c]);
       for (Index k = 0; k < n_; ++k) z[static_cast<size_t>(k) * C + c] = single[k];
     }
     r.swap(z);
@@ -182,29 +193,25 @@ class Refinement {
   // The vectors p of (2), which find the other part of `r`, are steps of (1) too: with
   // p_0 = r and p_j = E M^-1 p_(j-1), the steps from z = 0 on are E^-1 p_j. What (2) ends
   // with is in each of them, and taken off.
-  std::vector<double> refine_singular(double rate, const Tolerances& tolerances,
+  std::vector<double> refine_singular(int steps, const Tolerances& tolerances,
                                       std::vector<double> r, Outcome* outcome) const {
-    const double infinity = std::numeric_limits<double>::infinity();
     const double smallest = tolerances.floor * norm(kResidual, r);
-    std::vector<double> z(n_, 0.0);
-    *outcome = {infinity, 0};
-    const int repeats = steps_of_removal(rate, tolerances);
-    if (repeats == 0) return z;
-    const double size = norm(kResidual, r);
-    std::vector<double> part = r, sum(n_, 0.0);
+    std::vector<double> z(n_, 0.0), part, sum(n_, 0.0);
+    *outcome = {std::numeric_limits<double>::infinity(), 0};
+    if (steps == 0) return z;
     int count = 0;
-    while (count < repeats) {
-      contract(part);
+    const auto collect = [&](const std::vector<double>& p) {
+      for (Index k = 0; k < n_; ++k) sum[k] += p[k];
       ++count;
-      for (Index k = 0; k < n_; ++k) sum[k] += part[k];
-      if (norm(kResidual, part) <= tolerances.floor * size) break;
-    }
+    };
+    null_part(steps, tolerances, kResidual, r, part, collect);
+    contract_accurately(part);
     for (Index k = 0; k < n_; ++k) {
       r[k] -= part[k];
       z[k] = (sum[k] - count * part[k]) / shift_[k];
     }
-    if (norm(kResidual, part) > kSlight * size) remove(repeats, tolerances, kResidual, r);
-    remove(repeats, tolerances, kSolution, z);
+    remove(steps, tolerances, kResidual, r);
+    remove(steps, tolerances, kSolution, z);
     std::vector<double> correction(n_);
     double last = norm(kSolution, z), ratio = 0;
     if (last == 0) *outcome = {0, 1};
@@ -213,7 +220,7 @@ class Refinement {
       factorisation_.multiply<1>(values_, z.data(), correction.data());
       for (Index k = 0; k < n_; ++k) correction[k] = r[k] - correction[k];
       factorisation_.solve<1>(panels_, inverse_, correction.data());
-      remove(repeats, tolerances, kSolution, correction);
+      remove(steps, tolerances, kSolution, correction);
       for (Index k = 0; k < n_; ++k) z[k] += correction[k];
       const double length = norm(kSolution, correction);
       const double whole = std::max(norm(kSolution, z), smallest);
@@ -235,18 +242,34 @@ class Refinement {
     return std::max(2, static_cast<int>(steps));
   }
 
-  // Subtracts the limit of (2), which has a relative error of epsilon / e: again until
-  // that does not count.
+  // Iteration (2) from `vector` on, until what is left is the part in the null space. Each
+  // vector is shown to `collect`.
+  template <typename Collect>
+  void null_part(int steps, const Tolerances& tolerances, Units units,
+                 const std::vector<double>& vector, std::vector<double>& part,
+                 const Collect& collect) const {
+    const double size = norm(units, vector);
+    std::vector<double> before;
+    double last = 0;
+    part = vector;
+    for (int step = 0; step < steps; ++step) {
+      before = part;
+      contract(part);
+      collect(part);
+      for (Index k = 0; k < n_; ++k) before[k] -= part[k];
+      const double change = norm(units, before), ratio = change / last;
+      last = change;
+      if (ratio < 0.5 && change * ratio <= tolerances.tolerance / 2 * size) break;
+    }
+  }
+
+  // Subtracts the limit of (2). It has the relative error of the factors, so that it is
+  // done again until that does not count.
   void remove(int steps, const Tolerances& tolerances, Units units,
               std::vector<double>& vector) const {
     std::vector<double> part;
     for (int repeat = 0; repeat < 4; ++repeat) {
-      part = vector;
-      const double size = norm(units, vector);
-      for (int step = 0; step < steps; ++step) {
-        contract(part);
-        if (norm(units, part) <= tolerances.floor * size) break;
-      }
+      null_part(steps, tolerances, units, vector, part, [](const auto&) {});
       for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
       if (norm(units, part) <= kSlight * norm(units, vector)) break;
     }
@@ -259,6 +282,19 @@ class Refinement {
   void contract(std::vector<double>& vector) const {
     factorisation_.solve<1>(panels_, inverse_, vector.data());
     for (Index k = 0; k < n_; ++k) vector[k] *= shift_[k];
+  }
+
+  // The same for a residual, with the solution of its system refined: errors of the factors
+  // are in all components, also those that (2) has removed.
+  void contract_accurately(std::vector<double>& vector) const {
+    std::vector<double> solved(n_), left = vector;
+    contract(vector);
+    for (Index k = 0; k < n_; ++k) solved[k] = vector[k] / shift_[k];
+    std::vector<double> product(n_);
+    factorisation_.multiply<1>(values_, solved.data(), product.data());
+    for (Index k = 0; k < n_; ++k) left[k] -= product[k] + vector[k];
+    contract(left);
+    for (Index k = 0; k < n_; ++k) vector[k] += left[k];
   }
 
   // Norms in which both blocks have the same units.
@@ -307,18 +343,24 @@ inline std::vector<double> equilibrate(const Pattern& K, const double* values) {
   return scale;
 }
 
-// Whether those of one block, among the rows that are coupled to others, differ much.
-inline bool uneven(const Pattern& K, const double* values, const double* shift,
-                   const std::vector<double>& scale) {
+// Whether the largest entries of the rows of one block differ much, among the rows that
+// are coupled to others.
+inline bool uneven(const Pattern& K, const double* values, const double* shift) {
   constexpr double much = 100;
-  double least[2] = {std::numeric_limits<double>::infinity(), least[0]}, most[2] = {0, 0};
+  std::vector<double> largest(K.n);
   for (Index e = 0; e < K.entries; ++e) {
-    if (K.entry_row[e] == K.entry_col[e] || values[e] == 0) continue;
-    for (const Index k : {K.entry_row[e], K.entry_col[e]}) {
-      const int block = shift[k] > 0;
-      least[block] = std::min(least[block], scale[k]);
-      most[block] = std::max(most[block], scale[k]);
-    }
+    const Index i = K.entry_row[e], j = K.entry_col[e];
+    if (i == j) continue;
+    largest[i] = std::max(largest[i], std::abs(values[e]));
+    largest[j] = std::max(largest[j], std::abs(values[e]));
+  }
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  double least[2] = {infinity, infinity}, most[2] = {0, 0};
+  for (Index k = 0; k < K.n; ++k) {
+    if (largest[k] == 0) continue;
+    const int block = shift[k] > 0;
+    least[block] = std::min(least[block], largest[k]);
+    most[block] = std::max(most[block], largest[k]);
   }
   return most[0] > much * least[0] || most[1] > much * least[1];
 }
@@ -341,14 +383,14 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   const double* end = values + factorisation.entries();
   if (!std::all_of(values, end, [](double value) { return std::isfinite(value); })) {
     const double nan = std::numeric_limits<double>::quiet_NaN();
-    return {false, false, 0, nan, nan};
+    return {false, nan, nan};
   }
   if (well_posed) {
     factorisation.factorise(values, shift, panels, inverse);
-    return {false, true, 0, 0, 0};
+    return {false, 0, 0};
   }
-  constexpr double step = 16, clear = 1e-6, tolerable = 1e-4;
-  constexpr double smallest = 0x1p-24, relative = 0x1p-26;
+  constexpr double step = 16, clear = 1e-3, tolerable = 1e-4;
+  constexpr double largest = 0x1p12, smallest = 0x1p-24, relative = 0x1p-26;
   constexpr int attempts = 4;
   const Index n = factorisation.order();
   const Refinement refinement(factorisation, values, panels, inverse, shift);
@@ -357,26 +399,33 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
     factorisation.factorise(values, shift, panels, inverse);
     return refinement.rank();
   };
+  // The error of the factors is about epsilon / (e1 e2).
   const auto enlarge = [&](Refinement::Rank rank) {
-    for (int k = 1; k < attempts && !rank.accurate; ++k) rank = attempt(step);
+    for (double reached = 1; reached < largest && !rank.good();) {
+      const double wanted = std::sqrt(rank.error / Refinement::kGood);
+      double factor = step;
+      while (factor < wanted && factor * reached < largest) factor *= 2;
+      rank = attempt(factor);
+      reached *= factor;
+    }
     return rank;
   };
   Refinement::Rank rank = attempt(1);
-  if (!adapt || (rank.accurate && !rank.singular)) return rank;
-  const std::vector<double> scale = equilibrate(K, values);
-  if (uneven(K, values, shift, scale)) {
+  if (!adapt || (rank.good() && !rank.singular)) return rank;
+  if (uneven(K, values, shift)) {
+    const std::vector<double> scale = equilibrate(K, values);
     const std::vector<double> start(shift, shift + n);
     for (Index k = 0; k < n; ++k)
       shift[k] = std::copysign(relative / (scale[k] * scale[k]), start[k]);
     rank = enlarge(attempt(1));
-    if (rank.accurate && !rank.singular) return rank;
+    if (rank.good() && !rank.singular) return rank;
     std::copy(start.begin(), start.end(), shift);
     attempt(1);
-    return {true, false, infinity, infinity, infinity};
+    return {true, infinity, infinity};
   }
-  if (!rank.accurate) return enlarge(rank);
+  if (!rank.good()) return enlarge(rank);
   double reached = 1;
-  for (int k = 1; k < attempts && rank.singular && rank.doubt > clear; ++k) {
+  for (int k = 1; k < attempts && rank.singular && rank.rate > clear; ++k) {
     rank = attempt(1 / step);
     reached /= step;
     if (!(rank.error < tolerable)) {
@@ -385,9 +434,9 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
       break;
     }
   }
-  if (!rank.singular || !(rank.doubt > clear)) return rank;
+  if (!rank.singular || !(rank.rate > clear)) return rank;
   attempt(smallest / reached);
-  if (refinement.regular()) return {false, true, 0, 0, 0};
+  if (refinement.regular()) return {false, 0, 0};
   return attempt(reached / smallest);
 }
 
