@@ -136,8 +136,10 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
         ratio = jnp.clip(size_P / size_A, 1e-10, 1e10)
         upper = size_A * jnp.where(ratio > 1, ratio, jnp.sqrt(ratio))
         lower = size_A * jnp.where(ratio > 1, 1 / jnp.sqrt(ratio), 1)
-        m = operator.jacobian.eigenvalues.size
-        blocks = [jnp.full(operator.n, upper), jnp.full(m, -lower)]
+        # Null vectors are zero in rows with lam != 1, whose shift may be any, and is of the
+        # size of the entry there: -1 for a constraint that is not active.
+        lam = operator.jacobian.eigenvalues
+        blocks = [jnp.full(operator.n, upper), -(lam * lower + (1 - lam))]
         return self.relative_shift(P.dtype) * jnp.concatenate(blocks)
 
     def compute(
