@@ -3,6 +3,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import lineax as lx
@@ -184,6 +185,83 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
 _Map: TypeAlias = Callable[[Float[Array, " N"]], Float[Array, " N"]]
 
 
+def follow_rows(
+    largest: _Map, shift: Float[Array, " N"], relative: float
+) -> tuple[Float[Array, " N"], Bool[Array, ""]]:
+    """A shift that follows the sizes of the rows of `K`, if these are very different
+    within a block, else `shift`; and whether it does.
+
+    With it the limit of (2) is no longer the orthogonal projection, so where `K` is
+    singular `null_basis` is needed.
+
+    **Arguments:**
+
+    - `largest`: the largest entries, by modulus, of the rows of `C K C` with
+        `C = diag(c)`, as a function of `c`.
+    - `shift`: the diagonal of `E`.
+    - `relative`: the shift of a `K` whose rows are of size one.
+    """
+    scale = jnp.ones_like(shift)
+    for _ in range(_ROUNDS):  # Ruiz's iteration
+        size = largest(scale)
+        scale = scale / jnp.sqrt(jnp.where(size > 0, size, 1))
+    own = jnp.sign(shift) * relative / scale**2
+    ratio = own / shift
+    uneven = jnp.zeros((), bool)
+    for block in (shift > 0, shift < 0):
+        most = jnp.max(jnp.where(block, ratio, 0), initial=0)
+        least = jnp.min(jnp.where(block, ratio, jnp.inf), initial=jnp.inf)
+        uneven = uneven | (most > _UNEVEN * least)
+    return jnp.where(uneven, own, shift), uneven
+
+
+def null_basis(
+    inverse: _Map,
+    shift: Float[Array, " N"],
+    singular: Bool[Array, ""],
+    uneven: Bool[Array, ""],
+) -> Float[Array, "N width"]:
+    """An orthonormal basis of `null(K)`, filled up with zeros, for a `K` that is singular
+    and has rows of very different sizes; else zeros. NaN if it has more vectors than fit.
+
+    Five steps of `M^-1 E`, the transpose of (2), on random vectors leave the null space
+    of them. It is the identity there, and in units where `|E|` is the identity it
+    contracts what is orthogonal.
+
+    **Arguments:**
+
+    - `inverse`, `shift`: `M^-1` and the diagonal of `E`.
+    - `singular`, `uneven`: what is known of `K`.
+    """
+    scale = jnp.sqrt(jnp.abs(shift))[:, None]
+    probes = np.random.default_rng(1).normal(size=(shift.size, _WIDTH))
+    # As the other branch: under shard_map constants are of another type.
+    start = probes.astype(shift.dtype) + 0 * scale
+
+    def find(start):
+        found = start / scale
+        for _ in range(5):
+            found = jax.vmap(inverse, 1, 1)(shift[:, None] * found)
+        found = scale * found
+        sizes, turn = jnp.linalg.eigh(found.T @ found)
+        kept = sizes > 1e-4
+        basis = jnp.where(kept, found @ turn / jnp.sqrt(jnp.where(kept, sizes, 1)), 0)
+        # A column of zeros must come last to stay zero.
+        basis, _ = jnp.linalg.qr((basis / scale)[:, ::-1])
+        basis = jnp.where(kept[::-1][: basis.shape[1]], basis, 0)
+        basis = jnp.pad(basis, [(0, 0), (0, _WIDTH - basis.shape[1])])
+        full = jnp.all(kept) & (shift.size > _WIDTH)
+        return jnp.where(full, jnp.nan, basis)
+
+    return lax.cond(singular & uneven, find, lambda start: 0 * start, start)
+
+
+_WIDTH = 8
+_ROUNDS = 8
+# Of the entries of E, which go with the squares of units.
+_UNEVEN = 1e8
+
+
 def is_singular(inverse: _Map, shift: Float[Array, " N"]) -> Bool[Array, ""]:
     """Whether `K` is singular: one step of (2) on a random vector.
 
@@ -206,6 +284,8 @@ def refine(
     singular: Bool[Array, ""],
     vector: Float[Array, " N"],
     tolerances: Tolerances,
+    basis: Float[Array, "N width"],
+    uneven: Bool[Array, ""],
 ) -> Outcome:
     """Iteration (1): the solution, its estimated relative error, and the steps.
 
@@ -217,13 +297,16 @@ def refine(
     - `multiply`, `inverse`: `K` and `M^-1`.
     - `shift`, `singular`: the diagonal of `E`, and whether `K` is singular.
     - `vector`, `tolerances`: the right-hand side, and when to stop.
+    - `basis`, `uneven`: what takes the place of (2), and whether it does.
     """
     tol, floor, max_steps, well_posed = tolerances
     slowest = 0.5 if well_posed else 1
     scale = jnp.sqrt(jnp.abs(shift))
 
     def range_part(vector, weight):
-        return _range_part(inverse, shift, singular, vector, weight, tolerances)
+        part = vector - basis @ (basis.T @ vector)
+        iterate = singular & ~uneven
+        return _range_part(inverse, shift, iterate, part, weight, tolerances)
 
     smallest = floor * jnp.linalg.norm(vector / scale)
     consistent = range_part(vector, 1 / scale)
