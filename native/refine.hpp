@@ -59,23 +59,37 @@ class Refinement {
   // If u is in the null space, |u| = 1, and its last entry is u_j, then the j-th pivot is
   // about e / u_j^2. So if all pivots are large there is no null vector, but for one with
   // a very small last entry, and for that the solution will not converge.
-  Rank rank() const {
-    bool small = false;
-    for (Index k = 0; k < n_; ++k) small = small || !(inverse_[k] * shift_[k] < 1e-6);
+  //
+  // The factors may be inaccurate if pivots are large beside the shift, 1e-5 / epsilon, and
+  // then the error of one solve is measured. `again` says that factors that are not good
+  // will be made again, and that the rate is of no interest.
+  Rank rank(bool again) const {
+    constexpr double precise = 2e-11;
+    bool small = false, large = false;
+    for (Index k = 0; k < n_; ++k) {
+      const double part = inverse_[k] * shift_[k];
+      small = small || !(part < 1e-6);
+      large = large || !(part > precise);
+    }
     if (!small) return {false, 0, 0};
     const std::vector<double> probe = random_residual();
     std::vector<double> left = probe, next(n_);
     contract(left);
-    std::vector<double> solved(n_);
-    for (Index k = 0; k < n_; ++k) solved[k] = left[k] / shift_[k];
-    factorisation_.multiply<1>(values_, solved.data(), next.data());
-    for (Index k = 0; k < n_; ++k) next[k] += left[k] - probe[k];
-    const double error = norm(kResidual, next) / norm(kResidual, probe);
-    if (!(norm(kResidual, left) > 0.01)) return {false, error, 0};
+    const bool singular = norm(kResidual, left) > 0.01;
+    Rank rank{singular, 0, 0};
+    if (singular || large) {
+      std::vector<double> solved(n_);
+      for (Index k = 0; k < n_; ++k) solved[k] = left[k] / shift_[k];
+      factorisation_.multiply<1>(values_, solved.data(), next.data());
+      for (Index k = 0; k < n_; ++k) next[k] += left[k] - probe[k];
+      rank.error = norm(kResidual, next) / norm(kResidual, probe);
+    }
+    if (!singular || (again && !rank.good())) return rank;
     next = left;
     contract(next);
     for (Index k = 0; k < n_; ++k) next[k] -= left[k];
-    return {true, error, norm(kResidual, next)};
+    rank.rate = norm(kResidual, next);
+    return rank;
   }
 
   // Whether (1) converges for a random vector without (2), and fast: then K is regular.
@@ -352,10 +366,10 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   constexpr int attempts = 4;
   const Index n = factorisation.order();
   const Refinement refinement(factorisation, values, panels, inverse, shift);
-  const auto attempt = [&](double factor) {
+  const auto attempt = [&](double factor, bool again = false) {
     for (Index k = 0; k < n; ++k) shift[k] *= factor;
     factorisation.factorise(values, shift, panels, inverse);
-    return refinement.rank();
+    return refinement.rank(again);
   };
   // The error of the factors is about epsilon / (e1 e2).
   const auto enlarge = [&](Refinement::Rank rank) {
@@ -363,19 +377,19 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
       const double wanted = std::sqrt(rank.error / Refinement::kGood);
       double factor = step;
       while (factor < wanted && factor * reached < largest) factor *= 2;
-      rank = attempt(factor);
+      rank = attempt(factor, true);
       reached *= factor;
     }
-    return rank;
+    return rank.good() ? rank : refinement.rank(false);
   };
-  Refinement::Rank rank = attempt(1);
+  Refinement::Rank rank = attempt(1, adapt);
   if (!adapt || (rank.good() && !rank.singular)) return rank;
   if (uneven(K, values, shift)) {
     const std::vector<double> scale = equilibrate(K, values);
     const std::vector<double> start(shift, shift + n);
     for (Index k = 0; k < n; ++k)
       shift[k] = std::copysign(relative / (scale[k] * scale[k]), start[k]);
-    rank = enlarge(attempt(1));
+    rank = enlarge(attempt(1, true));
     if (rank.good() && !rank.singular) return rank;
     std::copy(start.begin(), start.end(), shift);
     attempt(1);

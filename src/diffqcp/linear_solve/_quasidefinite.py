@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Float, Integer
 
 from ..kkt import KKTOperator
+from ._options import check_count, check_fraction
 
 
 class QuasidefiniteState(NamedTuple):
@@ -83,6 +84,11 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
     tol: eqx.AbstractVar[float | None]
     max_steps: eqx.AbstractVar[int]
     well_posed: eqx.AbstractVar[bool]
+
+    def __check_init__(self):
+        check_fraction(self, "regularisation", positive=True)
+        check_fraction(self, "tol", positive=False)
+        check_count(self, "max_steps")
 
     @abc.abstractmethod
     def default_shift(self, dtype: DTypeLike) -> float:

@@ -37,11 +37,6 @@ class AbstractSparseSolver(AbstractQuasidefiniteSolver):
         assembly = assemble(operator)
         # Rounding errors of less accurate data are not to be taken for eigenvalues.
         adapt = self.regularisation is None and shift.dtype == np.float64
-        if adapt:
-            # Without P all pivots of the upper block are shifts, and the error of the
-            # factors is eps / shift^2.
-            linear = ~jnp.any(operator.P.values)
-            shift = shift * jnp.where(linear, 256.0, 1.0)
         factors, singular = self.analyse(assembly).factorise(
             assembly.values(operator),
             assembly.expand_shift(shift, self.relative_shift(shift.dtype)),
