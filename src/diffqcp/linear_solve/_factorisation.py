@@ -7,7 +7,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..sparsity import SparsityPattern, SymmetricMatrix
-from ._quasidefinite import follow_rows, is_singular, null_basis, Outcome, refine, Tolerances
+from ._quasidefinite import (
+    follow_rows,
+    is_singular,
+    null_basis,
+    Outcome,
+    refine,
+    Tolerances,
+)
 
 
 class AbstractFactorisation(abc.ABC):

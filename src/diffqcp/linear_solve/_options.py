@@ -1,4 +1,3 @@
-import math
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,7 +13,7 @@ def check_fraction(owner: object, name: str, *, positive: bool) -> None:
     **Raises:** `ValueError` if it is not.
     """
     value = getattr(owner, name)
-    if value is None or _between(value, 0, 1) and (value > 0 or not positive):
+    if value is None or (_in_unit_interval(value) and (value > 0 or not positive)):
         return
     least = "greater than 0" if positive else "at least 0"
     _refuse(owner, name, f"a number {least} and at most 1", value)
@@ -35,9 +34,9 @@ def check_count(owner: object, name: str) -> None:
         _refuse(owner, name, "an integer that is at least 1", value)
 
 
-def _between(value: Any, low: float, high: float) -> bool:
+def _in_unit_interval(value: Any) -> bool:
     number = isinstance(value, Real) and not isinstance(value, bool)
-    return number and math.isfinite(value) and low <= value <= high
+    return number and 0 <= value <= 1  # not NaN
 
 
 def _refuse(owner: object, name: str, expected: str, value: Any) -> None:

@@ -143,8 +143,8 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
         ratio = jnp.clip(size_P / size_A, 1e-10, 1e10)
         upper = size_A * jnp.where(ratio > 1, ratio, jnp.sqrt(ratio))
         lower = size_A * jnp.where(ratio > 1, 1 / jnp.sqrt(ratio), 1)
-        # Null vectors are zero in rows with lam != 1, whose shift may be any, and is of the
-        # size of the entry there: -1 for a constraint that is not active.
+        # Null vectors are zero in rows with lam != 1. Their shift may be any, and is of
+        # the size of the entry there: -1 for a constraint that is not active.
         lam = operator.jacobian.eigenvalues
         blocks = [jnp.full(operator.n, upper), -(lam * lower + (1 - lam))]
         return self.relative_shift(P.dtype) * jnp.concatenate(blocks)
@@ -228,7 +228,8 @@ def null_basis(
     uneven: Bool[Array, ""],
 ) -> Float[Array, "N width"]:
     """An orthonormal basis of `null(K)`, filled up with zeros, for a `K` that is singular
-    and has rows of very different sizes; else zeros. NaN if it has more vectors than fit.
+    and has rows of very different sizes; else zeros. NaN if it has more vectors than fit, or is not
+    known accurately.
 
     Five steps of `M^-1 E`, the transpose of (2), on random vectors leave the null space
     of them. It is the identity there, and in units where `|E|` is the identity it
@@ -244,20 +245,34 @@ def null_basis(
     # As the other branch: under shard_map constants are of another type.
     start = probes.astype(shift.dtype) + 0 * scale
 
+    accuracy = float(jnp.finfo(shift.dtype).eps) ** (2 / 3)
+
+    def step(vectors):
+        return jax.vmap(inverse, 1, 1)(shift[:, None] * vectors)
+
     def find(start):
         found = start / scale
         for _ in range(5):
-            found = jax.vmap(inverse, 1, 1)(shift[:, None] * found)
+            found = step(found)
         found = scale * found
         sizes, turn = jnp.linalg.eigh(found.T @ found)
+        sizes = sizes[None]
         kept = sizes > 1e-4
         basis = jnp.where(kept, found @ turn / jnp.sqrt(jnp.where(kept, sizes, 1)), 0)
         # A column of zeros must come last to stay zero.
-        basis, _ = jnp.linalg.qr((basis / scale)[:, ::-1])
-        basis = jnp.where(kept[::-1][: basis.shape[1]], basis, 0)
-        basis = jnp.pad(basis, [(0, 0), (0, _WIDTH - basis.shape[1])])
+        basis, kept = (basis / scale)[:, ::-1], kept[:, ::-1]
+        for _ in range(2):  # rounding errors in these units are not in those of the data
+            basis, _ = jnp.linalg.qr(basis)
+            basis = jnp.where(kept[:, : basis.shape[1]], basis, 0)
+            basis = step(basis)
+        basis, _ = jnp.linalg.qr(basis)
+        basis = jnp.where(kept[:, : basis.shape[1]], basis, 0)
         full = jnp.all(kept) & (shift.size > _WIDTH)
-        return jnp.where(full, jnp.nan, basis)
+        moved = step(basis)
+        moved = moved - basis @ (basis.T @ moved)
+        known = jnp.all(jnp.abs(moved) < accuracy) & ~full
+        basis = jnp.pad(basis, [(0, 0), (0, _WIDTH - basis.shape[1])])
+        return jnp.where(known, basis, jnp.nan)
 
     return lax.cond(singular & uneven, find, lambda start: 0 * start, start)
 
@@ -265,11 +280,12 @@ def null_basis(
 _WIDTH = 8
 _ROUNDS = 8
 # Of the entries of E, which go with the squares of units.
-_UNEVEN = 1e8
+_UNEVEN = 1e5
 
 
 def is_singular(inverse: _Map, shift: Float[Array, " N"]) -> Bool[Array, ""]:
-    """Whether `K` is singular: one step of (2) on a random vector.
+    """Whether `K` is singular: one step of (2) on two random
+    vectors.
 
     **Arguments:**
 
@@ -277,9 +293,9 @@ def is_singular(inverse: _Map, shift: Float[Array, " N"]) -> Bool[Array, ""]:
     - `shift`: the diagonal of `E`.
     """
     scale = jnp.sqrt(jnp.abs(shift))  # puts both blocks in the same units
-    probe = np.random.default_rng(0).normal(size=shift.size).astype(shift.dtype)
-    left = shift * inverse(scale * probe) / scale
-    # A unit vector of null(K) leaves a standard normal number of the probe.
+    probes = np.random.default_rng(0).normal(size=(2, shift.size)).astype(shift.dtype)
+    left = jax.vmap(lambda probe: shift * inverse(scale * probe) / scale)(probes)
+    # A unit vector of null(K) leaves a standard normal number of each.
     return jnp.linalg.norm(left) > 0.01
 
 

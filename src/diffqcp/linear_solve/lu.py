@@ -19,8 +19,8 @@ from ._quasidefinite import (
 
 
 class DenseFactors(NamedTuple):
-    """`K`, the diagonal of `E`, the factors of `K + E` as `jax.scipy.linalg` has them, and
-    what `null_basis` has found.
+    """`K`, the diagonal of `E`, the factors of `K + E` as `jax.scipy.linalg` has them,
+    and what `null_basis` has found.
     """
 
     matrix: Float[Array, "N N"]
@@ -78,7 +78,7 @@ class LU(AbstractQuasidefiniteSolver):
         if self.regularisation is None:
             size = jnp.abs(matrix)
             shift, uneven = follow_rows(
-                lambda scale: scale * jnp.max(size * scale, axis=1, initial=0),
+                lambda scale: scale * jnp.max(size * scale[None], axis=1, initial=0),
                 shift,
                 self.relative_shift(shift.dtype),
             )
