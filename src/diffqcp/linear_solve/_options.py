@@ -36,7 +36,7 @@ def check_count(owner: object, name: str) -> None:
 
 def _in_unit_interval(value: Any) -> bool:
     number = isinstance(value, Real) and not isinstance(value, bool)
-    return number and 0 <= value <= 1  # not NaN
+    return number and 0 <= float(value) <= 1  # not NaN
 
 
 def _refuse(owner: object, name: str, expected: str, value: Any) -> None:

@@ -70,7 +70,11 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
 
     A component with `sigma` well below `e` is neither resolved by (1) nor removed by
     (2) in the steps allowed, and then the solve reports failure. (The compiled backend
-    tries other shifts first, and in the end the eigenvectors of `K`.)
+    tries other shifts first, and in the end the eigenvectors of `K`. It also does without
+    (2) where `r` is in the range, but for the end.)
+
+    If the rows of `K` are of very different sizes, `E` follows them, with
+    `follow_rows`, and `null_basis` takes the place of (2).
 
     A solver that is told `well_posed` takes `K` for regular, with `sigma` above `e`: it
     does not look for null spaces, and reports failure as soon as (1) is slow. What it
@@ -228,8 +232,8 @@ def null_basis(
     uneven: Bool[Array, ""],
 ) -> Float[Array, "N width"]:
     """An orthonormal basis of `null(K)`, filled up with zeros, for a `K` that is singular
-    and has rows of very different sizes; else zeros. NaN if it has more vectors than fit, or is not
-    known accurately.
+    and has rows of very different sizes; else zeros. NaN if it has more vectors than
+    fit, or is not known accurately.
 
     Five steps of `M^-1 E`, the transpose of (2), on random vectors leave the null space
     of them. It is the identity there, and in units where `|E|` is the identity it

@@ -82,11 +82,11 @@ class LU(AbstractQuasidefiniteSolver):
                 shift,
                 self.relative_shift(shift.dtype),
             )
-        lu = jsl.lu_factor(matrix + jnp.diag(shift))
-        inverse = partial(jsl.lu_solve, lu)
+        lu, pivots = jsl.lu_factor(matrix + jnp.diag(shift))
+        inverse = partial(jsl.lu_solve, (lu, pivots))
         singular = is_singular(inverse, shift)
         basis = null_basis(inverse, shift, singular, uneven)
-        return DenseFactors(matrix, shift, *lu, basis, uneven), singular
+        return DenseFactors(matrix, shift, lu, pivots, basis, uneven), singular
 
     def refined(
         self,
@@ -97,6 +97,12 @@ class LU(AbstractQuasidefiniteSolver):
         """By `jax.scipy.linalg.lu_solve`."""
         factors, _, singular = state
         return refine(
-            *(factors.multiply, factors.inverse, factors.shift),
-            *(singular, vector, tolerances, factors.basis, factors.uneven),
+            factors.multiply,
+            factors.inverse,
+            factors.shift,
+            singular,
+            vector,
+            tolerances,
+            factors.basis,
+            factors.uneven,
         )
