@@ -152,14 +152,18 @@ bool real(const Numbers& numbers) {
   return numbers.element_type() == ffi::F32 || numbers.element_type() == ffi::F64;
 }
 
-// What the factor of an item holds: panels, inverse pivots, and the shift.
+// What the factor of an item holds: panels, inverse pivots, the shift, and the rate at
+// which null spaces are found.
 struct Factor {
-  double *panels, *inverse, *shift;
+  double *panels, *inverse, *shift, *rate;
 
   Factor(const Pattern& K, double* start)
-      : panels(start), inverse(start + K.size()), shift(inverse + K.n) {}
+      : panels(start), inverse(start + K.size()), shift(inverse + K.n),
+        rate(shift + K.n) {}
 
-  static int64_t size(const Pattern& K) { return K.size() + 2 * static_cast<int64_t>(K.n); }
+  static int64_t size(const Pattern& K) {
+    return K.size() + 2 * static_cast<int64_t>(K.n) + 1;
+  }
 };
 
 ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Numbers values, Numbers shift,
@@ -175,9 +179,11 @@ ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Numbers values, Numbers sh
     const Factor factor(K, out + item * Factor::size(K));
     const Values entries(values, value_of(item), K.entries);
     read(shift, shift_of(item), K.n, K.pivots, factor.shift);
-    singular->typed_data()[item] = diffqcp::factorise_with_shift(
-        Factorisation(K, gemm), entries.data(), adapt, well_posed, factor.panels,
+    const Refinement::Rank rank = diffqcp::factorise_with_shift(
+        K, Factorisation(K, gemm), entries.data(), adapt, well_posed, factor.panels,
         factor.inverse, factor.shift);
+    singular->typed_data()[item] = rank.singular;
+    *factor.rate = rank.rate;
   });
   return ffi::Error::Success();
 }
@@ -255,12 +261,19 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
                                 factor.inverse, factor.shift);
     Outcome outcome[C];
     const diffqcp::Tolerances tolerances{tolerance, floor, max_steps, well_posed};
-    refinement.solve<C>(singular.typed_data()[singular_of(item)], tolerances, r, outcome);
+    // Without factors, since K is not finite, there are no solutions.
+    const bool known = K.n == 0 || !std::isnan(*factor.rate);
+    if (known)
+      refinement.solve<C>(singular.typed_data()[singular_of(item)], *factor.rate,
+                          tolerances, r, outcome);
+    else
+      diffqcp::unsolved<C>(r, outcome);
     for (int c = 0; c < C; ++c) {
-      if (tolerances.missed(outcome[c].error) && !well_posed) {
+      if (known && !well_posed && tolerances.missed(outcome[c].error)) {
         std::vector<double> single(K.n);
         read(vector, vector_of(item + c), K.n, K.pivots, single.data());
-        if (spectrum.solve(K, entries.data(), factor.shift, single)) {
+        if (Refinement::finite(single) &&
+            spectrum.solve(K, entries.data(), factor.shift, single)) {
           for (Index k = 0; k < K.n; ++k) r[static_cast<size_t>(k) * C + c] = single[k];
           outcome[c].error = tolerance;
         }

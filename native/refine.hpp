@@ -9,7 +9,7 @@
 #include <limits>
 #include <vector>
 
-#include "numeric.hpp"
+#include "scaling.hpp"
 
 namespace diffqcp {
 
@@ -27,8 +27,8 @@ struct Tolerances {
   int32_t max_steps;
   bool well_posed;
 
-  // Whether more has to be tried: not for NaN.
-  bool missed(double error) const { return error > std::max(kEnough, tolerance); }
+  // Whether more has to be tried: also if the factors overflow, so that it is NaN.
+  bool missed(double error) const { return !(error <= std::max(kEnough, tolerance)); }
 
   static constexpr double kEnough = 1e-8;
 };
@@ -42,66 +42,103 @@ class Refinement {
 
   struct Rank {
     bool singular;
-    double doubt, error;  // if it is
+    double error;  // of one solve
+    double rate;   // at which (2) removes what is not in the null space
+
+    // Whether the factors are accurate: not if they overflow, and the error is NaN. More
+    // is asked for where (2) depends on it.
+    bool good() const { return error <= (singular ? kGood : kFair); }
   };
+
+  static constexpr double kGood = 1e-7, kFair = 1e-5;
 
   // Whether one step of (2) leaves more of a random vector than rounding errors. If so,
   // what the next step changes of it: little, if the other eigenvalues of K are all much
-  // larger than E; and the error of the first solve.
+  // larger than E.
   //
   // If u is in the null space, |u| = 1, and its last entry is u_j, then the j-th pivot is
   // about e / u_j^2. So if all pivots are large there is no null vector, but for one with
   // a very small last entry, and for that the solution will not converge.
-  Rank rank() const {
-    bool small = false;
-    for (Index k = 0; k < n_; ++k) small = small || !(inverse_[k] * shift_[k] < 1e-6);
+  //
+  // The factors may be inaccurate if pivots are large beside the shift, 1e-5 / epsilon, and
+  // then the error of one solve is measured. `again` says that factors that are not good
+  // will be made again, and that the rate is of no interest.
+  Rank rank(bool again) const {
+    constexpr double precise = 2e-11;
+    bool small = false, large = false;
+    for (Index k = 0; k < n_; ++k) {
+      const double part = inverse_[k] * shift_[k];
+      small = small || !(part < 1e-6);
+      large = large || !(part > precise);
+    }
     if (!small) return {false, 0, 0};
     const std::vector<double> probe = random_residual();
     std::vector<double> left = probe, next(n_);
     contract(left);
-    const double size = norm(kResidual, left);
-    if (!(size > 0.01)) return {false, 0, 0};  // NaN shows in the solution
-    std::vector<double> solved(n_);
-    for (Index k = 0; k < n_; ++k) solved[k] = left[k] / shift_[k];
-    factorisation_.multiply<1>(values_, solved.data(), next.data());
-    for (Index k = 0; k < n_; ++k) next[k] += left[k] - probe[k];
-    const double error = norm(kResidual, next) / norm(kResidual, probe);
+    const bool singular = norm(kResidual, left) > 0.01;
+    Rank rank{singular, 0, 0};
+    if (singular || large) {
+      std::vector<double> solved(n_);
+      for (Index k = 0; k < n_; ++k) solved[k] = left[k] / shift_[k];
+      factorisation_.multiply<1>(values_, solved.data(), next.data());
+      for (Index k = 0; k < n_; ++k) next[k] += left[k] - probe[k];
+      rank.error = norm(kResidual, next) / norm(kResidual, probe);
+    }
+    if (!singular || (again && !rank.good())) return rank;
     next = left;
     contract(next);
     for (Index k = 0; k < n_; ++k) next[k] -= left[k];
-    return {true, norm(kResidual, next) / size, error};
+    rank.rate = norm(kResidual, next);
+    return rank;
   }
 
   // Whether (1) converges for a random vector without (2), and fast: then K is regular.
   bool regular() const {
     std::vector<double> r = random_residual(), z;
     Outcome outcome;
-    refine<1>(false, {Tolerances::kEnough, 0, 50, true}, r, z, &outcome);
+    refine<1>({Tolerances::kEnough, 0, 50, true}, r, z, &outcome);
     return outcome.error <= Tolerances::kEnough;
   }
 
   // Overwrites C interleaved right-hand sides by the solutions. Only a single one may be
-  // of a singular K. If a null vector has escaped notice, all of (2) is needed.
+  // of a singular K; `rate` is what rank() has found. If a null vector has escaped notice,
+  // all of (2) is needed.
   template <int C>
-  void solve(bool singular, const Tolerances& tolerances, std::vector<double>& r,
-             Outcome* outcome) const {
-    if (n_ > 0 && std::isnan(inverse_[0])) {
-      const double nan = inverse_[0];
-      std::fill(r.begin(), r.end(), nan);
-      std::fill(outcome, outcome + C, Outcome{nan, 0});
+  void solve(bool singular, double rate, const Tolerances& tolerances,
+             std::vector<double>& r, Outcome* outcome) const {
+    std::vector<double> z;
+    if (singular) {
+      // If r is in the range, which is usual, all that goes wrong are rounding errors.
+      Tolerances quick = tolerances;
+      quick.well_posed = true;
+      refine<1>(quick, r, z, outcome);
+      const int steps = steps_of_removal(rate, tolerances);
+      if (outcome->error <= tolerances.tolerance && steps > 0)
+        remove(steps, tolerances, kSolution, z);
+      else
+        z = refine_singular(steps, tolerances, r, outcome);
+      r.swap(z);
       return;
     }
-    std::vector<double> z;
-    refine<C>(singular, tolerances, r, z, outcome);
+    refine<C>(tolerances, r, z, outcome);
     for (int c = 0; c < C; ++c) {
-      if (singular || tolerances.well_posed || !tolerances.missed(outcome[c].error))
-        continue;
-      std::vector<double> single(n_), again;
+      if (tolerances.well_posed || !tolerances.missed(outcome[c].error)) continue;
+      std::vector<double> single(n_);
       for (Index k = 0; k < n_; ++k) single[k] = r[static_cast<size_t>(k) * C + c];
-      refine<1>(true, tolerances, single, again, &outcome[c]);
-      for (Index k = 0; k < n_; ++k) z[static_cast<size_t>(k) * C + c] = again[k];
+      if (!finite(single)) continue;
+      const int steps = steps_of_removal(kUnknown, tolerances);
+      single = refine_singular(steps, tolerances, std::move(single), &outcome[c]);
+      for (Index k = 0; k < n_; ++k) z[static_cast<size_t>(k) * C + c] = single[k];
     }
     r.swap(z);
+  }
+
+  // Where it has not been measured.
+  static constexpr double kUnknown = 1e-2;
+
+  static bool finite(const std::vector<double>& vector) {
+    return std::all_of(vector.begin(), vector.end(),
+                       [](double value) { return std::isfinite(value); });
   }
 
  private:
@@ -119,23 +156,18 @@ class Refinement {
     return numbers;
   }
 
-  // Iteration (1). Of a singular K, `r` becomes its part in the range.
+  // Iteration (1), for a regular K.
   template <int C>
-  void refine(bool singular, const Tolerances& tolerances, std::vector<double>& r,
+  void refine(const Tolerances& tolerances, const std::vector<double>& r,
               std::vector<double>& z, Outcome* outcome) const {
     const auto [tolerance, floor, max_steps, well_posed] = tolerances;
     const double slowest = well_posed ? 0.5 : 1;
-    const auto range_part = [&](std::vector<double>& vector, Units units) {
-      if (singular) subtract_null_part(vector, units, tolerances);
-    };
     double smallest[C], last[C], length[C], size[C];
     norms<C>(kResidual, r, smallest);
     for (double& value : smallest) value *= floor;
-    range_part(r, kResidual);
     z = r;
     std::vector<double> correction(z.size());
     factorisation_.solve<C>(panels_, inverse_, z.data());
-    range_part(z, kSolution);
     norms<C>(kSolution, z, last);
     bool active[C], any = false;
     for (int c = 0; c < C; ++c) {
@@ -149,7 +181,6 @@ class Refinement {
       factorisation_.multiply<C>(values_, z.data(), correction.data());
       for (size_t k = 0; k < z.size(); ++k) correction[k] = r[k] - correction[k];
       factorisation_.solve<C>(panels_, inverse_, correction.data());
-      range_part(correction, kSolution);
       norms<C>(kSolution, correction, length);
       for (Index k = 0; k < n_; ++k)
         for (int c = 0; c < C; ++c)
@@ -171,30 +202,113 @@ class Refinement {
     }
   }
 
-  // Iteration (2), three times.
-  void subtract_null_part(std::vector<double>& vector, Units units,
-                          const Tolerances& tolerances) const {
-    std::vector<double> part, next;
-    for (int repeat = 0; repeat < 3; ++repeat) {
-      part = vector;
-      const double size = norm(units, vector);
-      double change = std::numeric_limits<double>::infinity();
-      for (int32_t step = 0;
-           change > tolerances.tolerance * size && step < tolerances.max_steps; ++step) {
-        next = part;
-        contract(next);
-        for (Index k = 0; k < n_; ++k) part[k] -= next[k];
-        change = norm(units, part);
-        part.swap(next);
-      }
-      for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
+  // Iteration (1) for a singular K, for the part of `r` in the range.
+  //
+  // The vectors p of (2), which find the other part of `r`, are steps of (1) too: with
+  // p_0 = r and p_j = E M^-1 p_(j-1), the steps from z = 0 on are E^-1 p_j. What (2) ends
+  // with is in each of them, and taken off.
+  std::vector<double> refine_singular(int steps, const Tolerances& tolerances,
+                                      std::vector<double> r, Outcome* outcome) const {
+    const double smallest = tolerances.floor * norm(kResidual, r);
+    std::vector<double> z(n_, 0.0), part, sum(n_, 0.0);
+    *outcome = {std::numeric_limits<double>::infinity(), 0};
+    if (steps == 0) return z;
+    int count = 0;
+    const auto collect = [&](const std::vector<double>& p) {
+      for (Index k = 0; k < n_; ++k) sum[k] += p[k];
+      ++count;
+    };
+    null_part(steps, tolerances, kResidual, r, part, collect);
+    contract_accurately(part);
+    for (Index k = 0; k < n_; ++k) {
+      r[k] -= part[k];
+      z[k] = (sum[k] - count * part[k]) / shift_[k];
+    }
+    remove(steps, tolerances, kResidual, r);
+    remove(steps, tolerances, kSolution, z);
+    std::vector<double> correction(n_);
+    double last = norm(kSolution, z), ratio = 0;
+    if (last == 0) *outcome = {0, 1};
+    while (!(outcome->error <= tolerances.tolerance) && ratio < 1 &&
+           outcome->steps < tolerances.max_steps) {
+      factorisation_.multiply<1>(values_, z.data(), correction.data());
+      for (Index k = 0; k < n_; ++k) correction[k] = r[k] - correction[k];
+      factorisation_.solve<1>(panels_, inverse_, correction.data());
+      remove(steps, tolerances, kSolution, correction);
+      for (Index k = 0; k < n_; ++k) z[k] += correction[k];
+      const double length = norm(kSolution, correction);
+      const double whole = std::max(norm(kSolution, z), smallest);
+      ratio = length / last;
+      last = length;
+      outcome->error = length / (whole > 0 ? whole : 1) * (ratio < 1 ? ratio / (1 - ratio) : 1);
+      ++outcome->steps;
+    }
+    return z;
+  }
+
+  // How often (2) is applied until what is left is the part in the null space; 0 if that
+  // takes too long, for K has eigenvalues of the size of E or less.
+  static int steps_of_removal(double rate, const Tolerances& tolerances) {
+    constexpr double margin = 3, accuracy = 1e-14;
+    if (!(margin * rate < 1)) return 0;
+    const double steps = std::ceil(std::log(accuracy) / std::log(margin * rate));
+    if (steps > tolerances.max_steps) return 0;
+    return std::max(2, static_cast<int>(steps));
+  }
+
+  // Iteration (2) from `vector` on, until what is left is the part in the null space. Each
+  // vector is shown to `collect`.
+  template <typename Collect>
+  void null_part(int steps, const Tolerances& tolerances, Units units,
+                 const std::vector<double>& vector, std::vector<double>& part,
+                 const Collect& collect) const {
+    const double size = norm(units, vector);
+    std::vector<double> before;
+    double last = 0;
+    part = vector;
+    for (int step = 0; step < steps; ++step) {
+      before = part;
+      contract(part);
+      collect(part);
+      for (Index k = 0; k < n_; ++k) before[k] -= part[k];
+      const double change = norm(units, before), ratio = change / last;
+      last = change;
+      if (ratio < 0.5 && change * ratio <= tolerances.tolerance / 2 * size) break;
     }
   }
+
+  // Subtracts the limit of (2). It has the relative error of the factors, so that it is
+  // done again until that does not count.
+  void remove(int steps, const Tolerances& tolerances, Units units,
+              std::vector<double>& vector) const {
+    std::vector<double> part;
+    for (int repeat = 0; repeat < 4; ++repeat) {
+      null_part(steps, tolerances, units, vector, part, [](const auto&) {});
+      for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
+      if (norm(units, part) <= kSlight * norm(units, vector)) break;
+    }
+  }
+
+  // A part in the null space that is gone, to rounding errors, when it is removed once.
+  static constexpr double kSlight = 1e-7;
 
   // One step of (2).
   void contract(std::vector<double>& vector) const {
     factorisation_.solve<1>(panels_, inverse_, vector.data());
     for (Index k = 0; k < n_; ++k) vector[k] *= shift_[k];
+  }
+
+  // The same for a residual, with the solution of its system refined: errors of the factors
+  // are in all components, also those that (2) has removed.
+  void contract_accurately(std::vector<double>& vector) const {
+    std::vector<double> solved(n_), left = vector;
+    contract(vector);
+    for (Index k = 0; k < n_; ++k) solved[k] = vector[k] / shift_[k];
+    std::vector<double> product(n_);
+    factorisation_.multiply<1>(values_, solved.data(), product.data());
+    for (Index k = 0; k < n_; ++k) left[k] -= product[k] + vector[k];
+    contract(left);
+    for (Index k = 0; k < n_; ++k) vector[k] += left[k];
   }
 
   // Norms in which both blocks have the same units.
@@ -223,53 +337,87 @@ class Refinement {
   const double *values_, *panels_, *inverse_, *shift_;
 };
 
-// Factorises K + E. `shift` is the one to start from, and becomes the one taken: if K
-// seems singular, a larger one if the factors are not accurate; a smaller one if they are,
-// but (2) is not close to a projection, as then some eigenvalues of K are not much larger
-// than E. If that does not help, they may be of all sizes, and K regular all the same,
-// which a shift of the size of rounding errors shows. Returns whether K is singular. If it
-// is known not to be, nothing of this. If K is not finite, nothing is computed: `inverse`
-// is NaN, and solutions will be.
-inline bool factorise_with_shift(const Factorisation& factorisation,
-                                 const double* values, bool adapt, bool well_posed,
-                                 double* panels, double* inverse, double* shift) {
+// Factorises K + E. `shift` is the one to start from, and becomes the one taken: a larger
+// one if the factors are not accurate; if K seems singular, a smaller one if they are, but
+// (2) is not close to a projection, as then some eigenvalues of K are not much larger than
+// E. If that does not help, they may be of all sizes, and K regular all the same, which a
+// shift of the size of rounding errors shows. If the rows of K are of different sizes, a
+// shift that follows them may show it too: then it is taken. Where K is singular and its
+// rows differ, (2) is not trusted. Returns the last of what rank() has said. If K is known
+// to be regular, nothing of this. If K is not finite, nothing is computed, and the rate is
+// NaN.
+inline Refinement::Rank factorise_with_shift(const Pattern& K,
+                                             const Factorisation& factorisation,
+                                             const double* values, bool adapt,
+                                             bool well_posed, double* panels,
+                                             double* inverse, double* shift) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   const double* end = values + factorisation.entries();
   if (!std::all_of(values, end, [](double value) { return std::isfinite(value); })) {
-    std::fill_n(inverse, factorisation.order(), std::numeric_limits<double>::quiet_NaN());
-    return false;
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    return {false, nan, nan};
   }
   if (well_posed) {
     factorisation.factorise(values, shift, panels, inverse);
-    return false;
+    return {false, 0, 0};
   }
-  constexpr double step = 16, clear = 1e-6, accurate = 1e-5, tolerable = 1e-4;
-  constexpr double smallest = 0x1p-24;
+  constexpr double step = 16, clear = 1e-3, tolerable = 1e-4;
+  constexpr double largest = 0x1p12, smallest = 0x1p-24, relative = 0x1p-26;
   constexpr int attempts = 4;
-  const auto attempt = [&](double factor) {
-    for (Index k = 0; k < factorisation.order(); ++k) shift[k] *= factor;
+  const Index n = factorisation.order();
+  const Refinement refinement(factorisation, values, panels, inverse, shift);
+  const auto attempt = [&](double factor, bool again = false) {
+    for (Index k = 0; k < n; ++k) shift[k] *= factor;
     factorisation.factorise(values, shift, panels, inverse);
-    return Refinement(factorisation, values, panels, inverse, shift).rank();
+    return refinement.rank(again);
   };
-  Refinement::Rank rank = attempt(1);
-  if (!adapt || !rank.singular) return rank.singular;
-  if (!(rank.error < accurate)) {
-    for (int k = 1; k < attempts && !(rank.error < accurate); ++k) rank = attempt(step);
-    return true;
+  // The error of the factors is about epsilon / (e1 e2).
+  const auto enlarge = [&](Refinement::Rank rank) {
+    for (double reached = 1; reached < largest && !rank.good();) {
+      const double wanted = std::sqrt(rank.error / Refinement::kGood);
+      double factor = step;
+      while (factor < wanted && factor * reached < largest) factor *= 2;
+      rank = attempt(factor, true);
+      reached *= factor;
+    }
+    return rank.good() ? rank : refinement.rank(false);
+  };
+  Refinement::Rank rank = attempt(1, adapt);
+  if (!adapt || (rank.good() && !rank.singular)) return rank;
+  if (uneven(K, values, shift)) {
+    const std::vector<double> scale = equilibrate(K, values);
+    const std::vector<double> start(shift, shift + n);
+    for (Index k = 0; k < n; ++k)
+      shift[k] = std::copysign(relative / (scale[k] * scale[k]), start[k]);
+    rank = enlarge(attempt(1, true));
+    if (rank.good() && !rank.singular) return rank;
+    std::copy(start.begin(), start.end(), shift);
+    attempt(1);
+    return {true, infinity, infinity};
   }
+  if (!rank.good()) return enlarge(rank);
   double reached = 1;
-  for (int k = 1; k < attempts && rank.singular && rank.doubt > clear; ++k) {
+  for (int k = 1; k < attempts && rank.singular && rank.rate > clear; ++k) {
     rank = attempt(1 / step);
     reached /= step;
-    if (rank.singular && !(rank.error < tolerable)) {
+    if (!(rank.error < tolerable)) {
       rank = attempt(step);
       reached *= step;
       break;
     }
   }
-  if (!rank.singular || !(rank.doubt > clear)) return rank.singular;
+  if (!rank.singular || !(rank.rate > clear)) return rank;
   attempt(smallest / reached);
-  if (Refinement(factorisation, values, panels, inverse, shift).regular()) return false;
-  return attempt(reached / smallest).singular;
+  if (refinement.regular()) return {false, 0, 0};
+  return attempt(reached / smallest);
+}
+
+// What there is without factors.
+template <int C>
+void unsolved(std::vector<double>& r, Outcome* outcome) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  std::fill(r.begin(), r.end(), nan);
+  std::fill(outcome, outcome + C, Outcome{nan, 0});
 }
 
 }  // namespace diffqcp

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.linalg import block_diag
 
-from diffqcp import LSMR, LU, SparseLDL
+from diffqcp import AutoSolver, CuDSS, LSMR, LU, SparseLDL
 from diffqcp.linear_solve.sparse_ldl import COMPILED
 
 from .helpers import host
@@ -238,3 +238,160 @@ def test_units_of_the_objective(size):
     null = np.eye(3) - inverse @ A
     np.testing.assert_allclose(dq, -null @ np.ones(3) / size, rtol=1e-8)
     np.testing.assert_allclose(db, inverse.T @ np.ones(3), rtol=1e-8)
+
+
+def with_values(n, m, solver):
+    """A solve with `K` of dense P and A and constraints, of which `lam` says which are
+    active; and whether it succeeds. Compiled once.
+    """
+    problem = Problem(
+        np.ones((n, n)), np.ones((m, n)), np.zeros(n), np.zeros(m), {"l": m}
+    )
+    kkt = host(problem, (np.zeros(n), np.ones(m), np.zeros(m))).derivative("jax-lu").kkt
+    P, A = kkt.P.pattern, kkt.A.pattern
+
+    @jax.jit
+    def solve(P_values, A_values, lam, vector):
+        parts = lambda kkt: (kkt.P.values, kkt.A.values, kkt.jacobian.eigenvalues)  # noqa: E731
+        changed = eqx.tree_at(parts, kkt, (P_values, A_values, lam))
+        state = solver.init(changed, {})
+        found, result, _ = solver.compute(state, vector, {})
+        return found, result == lx.RESULTS.successful
+
+    def run(P_matrix, A_matrix, lam, vector):
+        values = P_matrix[P.rows, P.cols], A_matrix[A.rows, A.cols]
+        return solve(*map(jnp.asarray, (*values, lam, vector)))
+
+    return run
+
+
+def dense_K(P, A, lam):
+    """For `lam` of zeros and ones."""
+    return np.block([[P, A.T * lam], [lam[:, None] * A, np.diag(lam - 1)]])
+
+
+def test_nearly_a_linear_program():
+    """P small beside A at a vertex: without pivoting the factors overflow."""
+    n, rng = 25, np.random.default_rng(0)
+    solve = with_values(n, n, SparseLDL())
+    direction = rng.normal(size=n)
+    shapes = {
+        "one entry": np.diag(np.eye(n)[0]),
+        "half a diagonal": np.diag(np.arange(n) < n // 2),
+        "rank one": np.outer(direction, direction) / n,
+    }
+    for seed, density in enumerate((1.0, 1.0, 0.3, 0.3)):
+        rng = np.random.default_rng(seed)
+        A = rng.normal(size=(n, n)) * (rng.random((n, n)) < density) + 2 * np.eye(n)
+        for shape in shapes.values():
+            for size in (1e3, 1e-2, 1e-4, 1e-6, 1e-9, 0.0):
+                P, lam = size * shape, np.ones(n)
+                K, vector = dense_K(P, A, lam), rng.normal(size=2 * n)
+                found, solved = solve(P, A, lam, vector)
+                error = np.linalg.norm(found - np.linalg.solve(K, vector))
+                # What dense LU is accurate to.
+                least = np.finfo(float).eps * np.linalg.cond(K)
+                assert solved and error < (1e-11 + least) * np.linalg.norm(found)
+
+
+def pseudo_inverse(K, vector):
+    """K^+ times a vector, from the eigenvectors of the equilibrated K, and the scales."""
+    scale = np.ones(len(K))
+    for _ in range(20):
+        size = np.max(np.abs(scale[:, None] * K * scale), axis=1)
+        scale = scale / np.sqrt(np.where(size > 0, size, 1))
+    values, vectors = np.linalg.eigh(scale[:, None] * K * scale)
+    kept = np.abs(values) > 1e-11
+    basis, _ = np.linalg.qr(scale[:, None] * vectors[:, ~kept])
+    project = lambda part: part - basis @ (basis.T @ part)  # noqa: E731
+    right, z = project(vector), np.zeros(len(K))
+    for _ in range(3):
+        parts = vectors[:, kept].T @ (scale * project(right - K @ z))
+        z = project(z + scale * (vectors[:, kept] @ (parts / values[kept])))
+    return z, scale
+
+
+@pytest.mark.parametrize("solver", [SparseLDL(), LU()])
+def test_units_do_not_count(solver):
+    """Data times a constant, rows and columns in other units; regular and singular."""
+    n, m = 6, 8
+    solve = with_values(n, m, solver)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        root = rng.normal(size=(n, seed % 7))
+        P, A = root @ root.T, rng.normal(size=(m, n))
+        if seed % 3 == 0:  # dependent rows
+            A[1], A[3] = A[0], 2 * A[2]
+        lam = (rng.permutation(m) < rng.integers(1, m + 1)).astype(float)
+        rows, columns = 10 ** rng.uniform(-2, 2, m), 10 ** rng.uniform(-3, 3, n)
+        units = {
+            "small": (1e-6 * P, 1e-6 * A),
+            "large": (1e6 * P, 1e6 * A),
+            "rows": (P, rows[:, None] * A),
+            "columns": (columns[:, None] * P * columns, A * columns),
+        }
+        if np.linalg.matrix_rank(dense_K(P, A, lam), 1e-9) == n + m:
+            units["any rows"] = P, rows[:, None] ** 3 * A
+        for P_scaled, A_scaled in units.values():
+            K, vector = dense_K(P_scaled, A_scaled, lam), rng.normal(size=n + m)
+            found, solved = solve(P_scaled, A_scaled, lam, vector)
+            expected, scale = pseudo_inverse(K, vector)
+            # Relative to the largest entry, or to that in good units, whichever is known
+            # more accurately.
+            errors = [
+                np.linalg.norm((found - expected) / unit)
+                / np.linalg.norm(expected / unit)
+                for unit in (1, scale)
+            ]
+            assert solved and min(errors) < 1e-8
+
+
+def test_null_space_of_many_dimensions():
+    """A shortest path: potentials off the path are free, and one row is redundant."""
+    side = 4
+    nodes = np.arange(side**2).reshape(side, side)
+    pairs = [(nodes[:, :-1], nodes[:, 1:]), (nodes[:-1], nodes[1:])]
+    pairs = np.concatenate([np.stack([a.ravel(), b.ravel()]) for a, b in pairs], axis=1)
+    tails, heads = np.concatenate([pairs, pairs[::-1]], axis=1)
+    arcs = np.arange(tails.size)
+    A = np.zeros((side**2 + arcs.size, arcs.size))
+    A[tails, arcs], A[heads, arcs] = 1, -1
+    A[side**2 :] = -np.eye(arcs.size)
+    used = np.flatnonzero(heads == tails + 1)[:3]  # the first row of the grid
+    x = np.zeros(arcs.size)
+    x[used] = 1
+    y = np.concatenate([np.zeros(side**2), 1.0 - x])
+    s = np.concatenate([np.zeros(side**2), x])
+    dims = {"z": side**2, "l": arcs.size}
+    problem = Problem(np.zeros((arcs.size,) * 2), A, -A.T @ y, A @ x + s, dims)
+    qcp = host(problem, (x, y, s))
+    kkt, solver = qcp.derivative("ldl").kkt, SparseLDL()
+    matrix = np.asarray(kkt.as_matrix())
+    assert matrix.shape[0] - np.linalg.matrix_rank(matrix) == side**2 - used.size
+    inverse = np.linalg.pinv(matrix, rcond=1e-10)
+    run = jax.jit(lambda vector: solver.compute(solver.init(kkt, {}), vector, {})[::2])
+    rng = np.random.default_rng(0)
+    generic = rng.normal(size=(2, matrix.shape[0]))
+    for vector, steps in ((matrix @ generic[0], 4), (generic[0], 3), (generic[1], 3)):
+        found, stats = run(jnp.asarray(vector))
+        error = np.linalg.norm(found - inverse @ vector)
+        assert error < 1e-11 * np.linalg.norm(found) and stats["num_steps"] <= steps
+
+
+@pytest.mark.parametrize(
+    ("solver", "name", "value"),
+    [
+        (SparseLDL, "max_steps", 0),
+        (LU, "max_steps", -3),
+        (CuDSS, "tol", np.nan),
+        (SparseLDL, "tol", -1e-9),
+        (SparseLDL, "regularisation", 1e300),
+        (LU, "regularisation", 0.0),
+        (LSMR, "rtol", np.inf),
+        (LSMR, "max_steps", True),
+        (AutoSolver, "max_dense", -1),
+    ],
+)
+def test_options_without_sense(solver, name, value):
+    with pytest.raises(ValueError, match=f"{name}: expected .* for {solver.__name__}"):
+        solver(**{name: value})

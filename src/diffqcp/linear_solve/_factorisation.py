@@ -2,11 +2,19 @@ import abc
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..sparsity import SparsityPattern, SymmetricMatrix
-from ._quasidefinite import is_singular, Outcome, refine, Tolerances
+from ._quasidefinite import (
+    follow_rows,
+    is_singular,
+    null_basis,
+    Outcome,
+    refine,
+    Tolerances,
+)
 
 
 class AbstractFactorisation(abc.ABC):
@@ -55,7 +63,8 @@ class AbstractFactorisation(abc.ABC):
 class AbstractInverse(AbstractFactorisation):
     """A factorisation that factorises and solves, and leaves the rest to `refine`.
 
-    The shift is always that given.
+    The shift is that given, or if `adapt` one that follows the rows of the matrix where
+    these are of very different sizes.
     """
 
     def __init__(self, order: int, rows: np.ndarray, cols: np.ndarray):
@@ -88,21 +97,37 @@ class AbstractInverse(AbstractFactorisation):
         *,
         adapt: bool,
         well_posed: bool,
-    ) -> tuple[tuple[Array, Any, Array], Bool[Array, ""]]:
-        """The entries, the factor and the shift, and whether the matrix is singular."""
-        del adapt, well_posed
+    ) -> tuple[tuple[Array, Any, Array, Array, Array], Bool[Array, ""]]:
+        """The entries, the factor, the shift and what `null_basis` has found, and whether
+        the matrix is singular.
+        """
+        del well_posed
+        rows, cols = self._pattern.rows, self._pattern.cols
+        size = jnp.abs(values)
+
+        def largest(scale: Float[Array, " N"]) -> Float[Array, " N"]:
+            scaled = scale[rows] * size * scale[cols]
+            return jnp.zeros_like(scale).at[rows].max(scaled).at[cols].max(scaled)
+
+        uneven = jnp.zeros((), bool)
+        if adapt:
+            relative = float(jnp.finfo(shift.dtype).eps) ** 0.5
+            shift, uneven = follow_rows(largest, shift, relative)
         factor = self.factor(values, shift)
-        return (values, factor, shift), is_singular(partial(self.solve, factor), shift)
+        inverse = partial(self.solve, factor)
+        singular = is_singular(inverse, shift)
+        basis = null_basis(inverse, shift, singular, uneven)
+        return (values, factor, shift, basis, uneven), singular
 
     def refined(
         self,
-        factors: tuple[Array, Any, Array],
+        factors: tuple[Array, Any, Array, Array, Array],
         singular: Bool[Array, ""],
         vector: Float[Array, " N"],
         tolerances: Tolerances,
     ) -> Outcome:
         """By `diffqcp.linear_solve._quasidefinite.refine`."""
-        values, factor, shift = factors
+        values, factor, shift, *null = factors
         matrix = SymmetricMatrix(values, self._pattern)
         inverse = partial(self.solve, factor)
-        return refine(matrix.mv, inverse, shift, singular, vector, tolerances)
+        return refine(matrix.mv, inverse, shift, singular, vector, tolerances, *null)

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import lineax as lx
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Float, Integer
 
 from ..kkt import KKTOperator
+from ._options import check_count, check_fraction
 
 
 class QuasidefiniteState(NamedTuple):
@@ -68,7 +70,11 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
 
     A component with `sigma` well below `e` is neither resolved by (1) nor removed by
     (2) in the steps allowed, and then the solve reports failure. (The compiled backend
-    tries other shifts first, and in the end the eigenvectors of `K`.)
+    tries other shifts first, and in the end the eigenvectors of `K`. It also does without
+    (2) where `r` is in the range, but for the end.)
+
+    If the rows of `K` are of very different sizes, `E` follows them, with
+    `follow_rows`, and `null_basis` takes the place of (2).
 
     A solver that is told `well_posed` takes `K` for regular, with `sigma` above `e`: it
     does not look for null spaces, and reports failure as soon as (1) is slow. What it
@@ -82,6 +88,11 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
     tol: eqx.AbstractVar[float | None]
     max_steps: eqx.AbstractVar[int]
     well_posed: eqx.AbstractVar[bool]
+
+    def __check_init__(self):
+        check_fraction(self, "regularisation", positive=True)
+        check_fraction(self, "tol", positive=False)
+        check_count(self, "max_steps")
 
     @abc.abstractmethod
     def default_shift(self, dtype: DTypeLike) -> float:
@@ -136,8 +147,10 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
         ratio = jnp.clip(size_P / size_A, 1e-10, 1e10)
         upper = size_A * jnp.where(ratio > 1, ratio, jnp.sqrt(ratio))
         lower = size_A * jnp.where(ratio > 1, 1 / jnp.sqrt(ratio), 1)
-        m = operator.jacobian.eigenvalues.size
-        blocks = [jnp.full(operator.n, upper), jnp.full(m, -lower)]
+        # Null vectors are zero in rows with lam != 1. Their shift may be any, and is of
+        # the size of the entry there: -1 for a constraint that is not active.
+        lam = operator.jacobian.eigenvalues
+        blocks = [jnp.full(operator.n, upper), -(lam * lower + (1 - lam))]
         return self.relative_shift(P.dtype) * jnp.concatenate(blocks)
 
     def compute(
@@ -182,8 +195,101 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
 _Map: TypeAlias = Callable[[Float[Array, " N"]], Float[Array, " N"]]
 
 
+def follow_rows(
+    largest: _Map, shift: Float[Array, " N"], relative: float
+) -> tuple[Float[Array, " N"], Bool[Array, ""]]:
+    """A shift that follows the sizes of the rows of `K`, if these are very different
+    within a block, else `shift`; and whether it does.
+
+    With it the limit of (2) is no longer the orthogonal projection, so where `K` is
+    singular `null_basis` is needed.
+
+    **Arguments:**
+
+    - `largest`: the largest entries, by modulus, of the rows of `C K C` with
+        `C = diag(c)`, as a function of `c`.
+    - `shift`: the diagonal of `E`.
+    - `relative`: the shift of a `K` whose rows are of size one.
+    """
+    scale = jnp.ones_like(shift)
+    for _ in range(_ROUNDS):  # Ruiz's iteration
+        size = largest(scale)
+        scale = scale / jnp.sqrt(jnp.where(size > 0, size, 1))
+    own = jnp.sign(shift) * relative / scale**2
+    ratio = own / shift
+    uneven = jnp.zeros((), bool)
+    for block in (shift > 0, shift < 0):
+        most = jnp.max(jnp.where(block, ratio, 0), initial=0)
+        least = jnp.min(jnp.where(block, ratio, jnp.inf), initial=jnp.inf)
+        uneven = uneven | (most > _UNEVEN * least)
+    return jnp.where(uneven, own, shift), uneven
+
+
+def null_basis(
+    inverse: _Map,
+    shift: Float[Array, " N"],
+    singular: Bool[Array, ""],
+    uneven: Bool[Array, ""],
+) -> Float[Array, "N width"]:
+    """An orthonormal basis of `null(K)`, filled up with zeros, for a `K` that is singular
+    and has rows of very different sizes; else zeros. NaN if it has more vectors than
+    fit, or is not known accurately.
+
+    Five steps of `M^-1 E`, the transpose of (2), on random vectors leave the null space
+    of them. It is the identity there, and in units where `|E|` is the identity it
+    contracts what is orthogonal.
+
+    **Arguments:**
+
+    - `inverse`, `shift`: `M^-1` and the diagonal of `E`.
+    - `singular`, `uneven`: what is known of `K`.
+    """
+    scale = jnp.sqrt(jnp.abs(shift))[:, None]
+    probes = np.random.default_rng(1).normal(size=(shift.size, _WIDTH))
+    # As the other branch: under shard_map constants are of another type.
+    start = probes.astype(shift.dtype) + 0 * scale
+
+    accuracy = float(jnp.finfo(shift.dtype).eps) ** (2 / 3)
+
+    def step(vectors):
+        return jax.vmap(inverse, 1, 1)(shift[:, None] * vectors)
+
+    def find(start):
+        found = start / scale
+        for _ in range(5):
+            found = step(found)
+        found = scale * found
+        sizes, turn = jnp.linalg.eigh(found.T @ found)
+        sizes = sizes[None]
+        kept = sizes > 1e-4
+        basis = jnp.where(kept, found @ turn / jnp.sqrt(jnp.where(kept, sizes, 1)), 0)
+        # A column of zeros must come last to stay zero.
+        basis, kept = (basis / scale)[:, ::-1], kept[:, ::-1]
+        for _ in range(2):  # rounding errors in these units are not in those of the data
+            basis, _ = jnp.linalg.qr(basis)
+            basis = jnp.where(kept[:, : basis.shape[1]], basis, 0)
+            basis = step(basis)
+        basis, _ = jnp.linalg.qr(basis)
+        basis = jnp.where(kept[:, : basis.shape[1]], basis, 0)
+        full = jnp.all(kept) & (shift.size > _WIDTH)
+        moved = step(basis)
+        moved = moved - basis @ (basis.T @ moved)
+        known = jnp.all(jnp.abs(moved) < accuracy) & ~full
+        basis = jnp.pad(basis, [(0, 0), (0, _WIDTH - basis.shape[1])])
+        return jnp.where(known, basis, jnp.nan)
+
+    return lax.cond(singular & uneven, find, lambda start: 0 * start, start)
+
+
+_WIDTH = 8
+_ROUNDS = 8
+# Of the entries of E, which go with the squares of units.
+_UNEVEN = 1e5
+
+
 def is_singular(inverse: _Map, shift: Float[Array, " N"]) -> Bool[Array, ""]:
-    """Whether `K` is singular: one step of (2) on a random vector.
+    """Whether `K` is singular: one step of (2) on two random
+    vectors.
 
     **Arguments:**
 
@@ -191,9 +297,9 @@ def is_singular(inverse: _Map, shift: Float[Array, " N"]) -> Bool[Array, ""]:
     - `shift`: the diagonal of `E`.
     """
     scale = jnp.sqrt(jnp.abs(shift))  # puts both blocks in the same units
-    probe = np.random.default_rng(0).normal(size=shift.size).astype(shift.dtype)
-    left = shift * inverse(scale * probe) / scale
-    # A unit vector of null(K) leaves a standard normal number of the probe.
+    probes = np.random.default_rng(0).normal(size=(2, shift.size)).astype(shift.dtype)
+    left = jax.vmap(lambda probe: shift * inverse(scale * probe) / scale)(probes)
+    # A unit vector of null(K) leaves a standard normal number of each.
     return jnp.linalg.norm(left) > 0.01
 
 
@@ -204,6 +310,8 @@ def refine(
     singular: Bool[Array, ""],
     vector: Float[Array, " N"],
     tolerances: Tolerances,
+    basis: Float[Array, "N width"],
+    uneven: Bool[Array, ""],
 ) -> Outcome:
     """Iteration (1): the solution, its estimated relative error, and the steps.
 
@@ -215,13 +323,16 @@ def refine(
     - `multiply`, `inverse`: `K` and `M^-1`.
     - `shift`, `singular`: the diagonal of `E`, and whether `K` is singular.
     - `vector`, `tolerances`: the right-hand side, and when to stop.
+    - `basis`, `uneven`: what takes the place of (2), and whether it does.
     """
     tol, floor, max_steps, well_posed = tolerances
     slowest = 0.5 if well_posed else 1
     scale = jnp.sqrt(jnp.abs(shift))
 
     def range_part(vector, weight):
-        return _range_part(inverse, shift, singular, vector, weight, tolerances)
+        part = vector - basis @ (basis.T @ vector)
+        iterate = singular & ~uneven
+        return _range_part(inverse, shift, iterate, part, weight, tolerances)
 
     smallest = floor * jnp.linalg.norm(vector / scale)
     consistent = range_part(vector, 1 / scale)

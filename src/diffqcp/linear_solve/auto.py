@@ -4,6 +4,7 @@ import jax
 import lineax as lx
 from jaxtyping import Array, Float
 
+from ._options import check_count
 from .lsmr import LSMR
 from .lu import LU
 from .sparse_ldl import COMPILED, SparseLDL
@@ -27,6 +28,9 @@ class AutoSolver(lx.AbstractLinearSolver[Any]):
 
     max_dense: int | None = None
     well_posed: bool = False
+
+    def __check_init__(self):
+        check_count(self, "max_dense")
 
     def choice(self, operator: lx.AbstractLinearOperator) -> lx.AbstractLinearSolver:
         """The solver chosen for `operator`."""

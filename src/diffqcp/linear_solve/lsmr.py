@@ -7,6 +7,8 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._options import check_count, check_fraction
+
 
 class LSMRState(NamedTuple):
     """The operator, and the scaling of its rows and columns, if there is one."""
@@ -41,6 +43,11 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
     atol: float = 0.0
     max_steps: int | None = None
     precondition: bool = False
+
+    def __check_init__(self):
+        check_fraction(self, "rtol", positive=False)
+        check_fraction(self, "atol", positive=False)
+        check_count(self, "max_steps")
 
     def init(
         self, operator: lx.AbstractLinearOperator, options: dict[str, Any]

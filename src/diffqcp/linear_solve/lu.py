@@ -1,3 +1,4 @@
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -7,7 +8,9 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Integer
 from ..kkt import KKTOperator
 from ._quasidefinite import (
     AbstractQuasidefiniteSolver,
+    follow_rows,
     is_singular,
+    null_basis,
     Outcome,
     QuasidefiniteState,
     refine,
@@ -16,11 +19,16 @@ from ._quasidefinite import (
 
 
 class DenseFactors(NamedTuple):
-    """`K`, and the factors of the regularised `K` as `jax.scipy.linalg` has them."""
+    """`K`, the diagonal of `E`, the factors of `K + E` as `jax.scipy.linalg` has them,
+    and what `null_basis` has found.
+    """
 
     matrix: Float[Array, "N N"]
+    shift: Float[Array, " N"]
     lu: Float[Array, "N N"]
     pivots: Integer[Array, " N"]
+    basis: Float[Array, "N width"]
+    uneven: Bool[Array, ""]
 
     def multiply(self, vector: Float[Array, " N"]) -> Float[Array, " N"]:
         """`K @ vector`."""
@@ -66,8 +74,19 @@ class LU(AbstractQuasidefiniteSolver):
     ) -> tuple[DenseFactors, Bool[Array, ""]]:
         """By `jax.scipy.linalg.lu_factor`."""
         matrix = operator.as_matrix()
-        factors = DenseFactors(matrix, *jsl.lu_factor(matrix + jnp.diag(shift)))
-        return factors, is_singular(factors.inverse, shift)
+        uneven = jnp.zeros((), bool)
+        if self.regularisation is None:
+            size = jnp.abs(matrix)
+            shift, uneven = follow_rows(
+                lambda scale: scale * jnp.max(size * scale[None], axis=1, initial=0),
+                shift,
+                self.relative_shift(shift.dtype),
+            )
+        lu, pivots = jsl.lu_factor(matrix + jnp.diag(shift))
+        inverse = partial(jsl.lu_solve, (lu, pivots))
+        singular = is_singular(inverse, shift)
+        basis = null_basis(inverse, shift, singular, uneven)
+        return DenseFactors(matrix, shift, lu, pivots, basis, uneven), singular
 
     def refined(
         self,
@@ -76,7 +95,14 @@ class LU(AbstractQuasidefiniteSolver):
         tolerances: Tolerances,
     ) -> Outcome:
         """By `jax.scipy.linalg.lu_solve`."""
-        factors, shift, singular = state
+        factors, _, singular = state
         return refine(
-            factors.multiply, factors.inverse, shift, singular, vector, tolerances
+            factors.multiply,
+            factors.inverse,
+            factors.shift,
+            singular,
+            vector,
+            tolerances,
+            factors.basis,
+            factors.uneven,
         )

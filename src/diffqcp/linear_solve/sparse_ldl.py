@@ -31,7 +31,8 @@ class SparseLDL(AbstractSparseSolver):
 
     Where this does not get there, since `K` has eigenvalues of all sizes, the compiled
     extension decomposes `K` into its eigenvectors. Eigenvalues below the widest gap
-    between 1e-13 and 1e-8 of the largest are taken for zero. That takes a second for 1500
+    between 1e-13 and 1e-8 of the largest are taken for zero, with rows and columns
+    scaled to one size. That takes a second for 1500
     coupled rows and columns, half a minute for 4000, and with more the solve fails.
 
     The linear algebra is in float64, whatever the dtype of the data, also where JAX is
@@ -40,10 +41,11 @@ class SparseLDL(AbstractSparseSolver):
     **Arguments:**
 
     - `regularisation`: the shift added before factorising, relative to the largest
-        entries of `P` and `A`. By default 1.5e-8 (2e-5 if the data are in float32):
-        without pivoting, the error of the factorisation grows as the shift
+        entries of `P` and `A`; at most 1. By default 1.5e-8 (2e-5 if the data are in
+        float32): without pivoting, the error of the factorisation grows as the shift
         falls. Where `K` has eigenvalues of about that size or less, smaller shifts are
-        tried, and where the factors are not accurate, larger ones, up to 6e-5.
+        tried, where the factors are not accurate, larger ones, up to 6e-5, and where
+        rows are of very different sizes, one that follows them.
     - `tol`: the estimated relative error at which refinement ends. By default a
         hundred times the machine epsilon.
     - `max_steps`: the most refinement steps. Two or three are usual.
