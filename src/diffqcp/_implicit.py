@@ -34,6 +34,7 @@ from jaxtyping import Array
 
 from ._differentiate import linearise, Smoothing, Values
 from ._search import search
+from ._sharding import vary_together
 from .derivative import Data, Solution
 from .forward import AbstractForwardSolver, Found
 from .linear_solve import FrozenSolver
@@ -63,9 +64,14 @@ class Extras(NamedTuple):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def find(recipe: Recipe, data: Data, extras: Extras) -> Found:
-    """The solution; differentiable in `data`."""
+    """The solution; differentiable in `data`. The status and the number of iterations are
+    floating-point numbers, since JAX has no tangents of integers that vary over a mesh.
+    """
     structure, forward, steps = recipe
-    return search(structure, forward, data, extras.start, extras.solver.thaw(), steps)
+    found = search(structure, forward, data, extras.start, extras.solver.thaw(), steps)
+    dtype = found.x.dtype
+    status, iterations = found.status.astype(dtype), found.iterations.astype(dtype)
+    return Found(found.x, found.y, found.s, status, iterations)
 
 
 @find.defjvp
@@ -78,7 +84,7 @@ def _find_jvp(
     found = find(recipe, data, extras)
     solution = (found.x, found.y, found.s)
     moved = _tangents(recipe.structure, data, solution, tangents[0], extras)
-    still = np.zeros(np.shape(found.status), jax.dtypes.float0)
+    still = jnp.zeros_like(found.status)
     return found, Found(*moved, still, still)
 
 
@@ -89,6 +95,7 @@ def _tangents(
     change: Data,
     extras: Extras,
 ) -> Solution:
+    data, solution, change = vary_together((data, solution, change))
     P, A, _, _ = data
     x, y, s = _somewhere(solution)
     dP, dA, dq, db = change

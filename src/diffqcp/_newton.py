@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from ._accuracy import exact_error, Yardstick
 from ._differentiate import linearise, Values
+from ._sharding import vary_together
 from .derivative import Data, Solution
 from .kkt import KKTOperator
 from .structure import AbstractQCPStructure
@@ -46,6 +47,7 @@ def newton(
     **Returns:** the best point, never worse than `(x, Pi(v), Pi(v) - v)` of the start;
     its error, as [`diffqcp._accuracy.Yardstick`][] has it; and how many steps were taken.
     """
+    data, start = vary_together((data, start))
     yardstick = Yardstick.make(structure, data)
     exact = exact_error(data[2].dtype)
 
@@ -79,9 +81,8 @@ def newton(
 
     x, y, s = start
     point = at(x, y - s)
-    last = lax.while_loop(
-        unfinished, body, _State(point, point, jnp.asarray(0), jnp.asarray(0))
-    )
+    none = jnp.zeros_like(point.error, dtype=jnp.int32)
+    last = lax.while_loop(unfinished, body, _State(point, point, none, none))
     return last.best.solution, last.best.error, last.steps
 
 

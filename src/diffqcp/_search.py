@@ -20,6 +20,7 @@ from ._accuracy import accurate_error, all_finite
 from ._convexity import is_convex
 from ._newton import newton
 from ._scaling import equilibrate, Scaling
+from ._sharding import vary_together
 from .derivative import Data, Solution
 from .forward import (
     AbstractBatchSolver,
@@ -158,11 +159,13 @@ def search(
 ) -> Found:
     """The solution of a problem; NaN where there is none."""
     other = rescue(forward)
+    data, start = vary_together((data, start))
     prepared = _prepare(structure, data, start, other is not None)
     first = None
     if prepared.start is not None:
         first = Start(prepared.start, ~prepared.finite)
     found = forward.solve(structure, prepared.data, first)
+    found = vary_together((found, prepared.finite))[0]
 
     def again(found: Found, wanted: Bool[Array, ""]) -> Found:
         """Solves again if that is wanted, of a batch only the items where it is. (A loop,
@@ -175,6 +178,7 @@ def search(
             x, y, s = (jnp.asarray(part) for part in found[:3])
             start = Start((x, y, s), ~wanted)
             new = RESCUE.solve(structure, prepared.data, start)
+            new = vary_together((new, wanted))[0]
             new = jax.tree.map(lambda new, old: jnp.where(wanted, new, old), new, found)
             return new, jnp.zeros_like(wanted)
 

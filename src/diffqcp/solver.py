@@ -247,7 +247,8 @@ def _is_sparse(matrix: Any) -> bool:
 def _solve(recipe: Recipe, data: Data, extras: Extras) -> QCPSolution:
     structure, (P, A, q, b) = recipe.structure, data
     none, A, b = finite_bounds(structure, A, b)
-    x, y, s, status, iterations = find(recipe, (P, A, q, b), extras)
+    x, y, s, *counts = find(recipe, (P, A, q, b), extras)
+    status, iterations = (part.astype(jnp.int32) for part in counts)
     A_matrix = structure.A_matrix(A)
     Px = structure.P_mv(P, x)
 

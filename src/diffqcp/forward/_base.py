@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Real
 
 from ..derivative import Data, Solution
 from ..structure import AbstractQCPStructure
@@ -46,8 +46,8 @@ class Found(NamedTuple):
     x: Float[Array | np.ndarray, " n"]
     y: Float[Array | np.ndarray, " m"]
     s: Float[Array | np.ndarray, " m"]
-    status: Integer[Array | np.ndarray, ""]
-    iterations: Integer[Array | np.ndarray, ""]
+    status: Real[Array | np.ndarray, ""]
+    iterations: Real[Array | np.ndarray, ""]
 
 
 class Start(NamedTuple):

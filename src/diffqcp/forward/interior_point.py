@@ -206,8 +206,8 @@ def _first(problem: _Problem) -> _State:
         lowest = jnp.min(vector, initial=jnp.inf)
         return jnp.where(lowest > 0, vector, vector + (1 - lowest))
 
-    running = jnp.asarray(_RUNNING, jnp.int32)
-    steps, error = jnp.asarray(0, jnp.int32), jnp.asarray(jnp.inf, x.dtype)
+    running = jnp.full_like(x, _RUNNING, jnp.int32, shape=())
+    steps, error = jnp.zeros_like(running), jnp.full_like(x, jnp.inf, shape=())
     return _State(x, y, positive(z), positive(-z), running, steps, error)
 
 
