@@ -34,7 +34,12 @@ from .cones._base import AbstractEigenvectors, IdentityEigenvectors
 from .cones.product import ProductEigenvectors, RepeatedEigenvectors
 from .cones.soc import SecondOrderEigenvectors
 from .kkt import KKTOperator
-from .sparsity import SparsityPattern
+from .sparsity import as_indices, flat_places, SparsityPattern
+
+
+# With as many entries as that, diagonal included, a matrix has both of its triangles
+# indexed in 32 bits.
+MOST_ENTRIES = 2**30
 
 
 class _Block(NamedTuple):
@@ -66,9 +71,20 @@ class _Block(NamedTuple):
     def extra(self) -> int:
         return 0 if self.tau is None else self.dim + 2 * self.cones
 
+    @property
+    def count(self) -> int:
+        """How many entries `_coordinates` yields."""
+        if self.size == 1:
+            return self.entry.size
+        if self.tau is None:
+            return self.pair_col.size * self.size
+        return 2 * self.pair_col.size + 3 * self.dim + self.entry.size
+
 
 class Assembly:
     """How the entries of `K` come from the values of `P`, `A` and `D`.
+
+    **Raises:** `MemoryError` if there would be 2^30 entries or more.
 
     **Attributes:**
 
@@ -90,11 +106,20 @@ class Assembly:
             self.order += block.extra
         self.expanded = any(block.tau is not None for block in self._blocks)
         corner = np.arange(self.n, self.n + m)
+        count = self._upper.size + m + sum(block.count for block in self._blocks)
+        if count + self.order >= MOST_ENTRIES:
+            raise MemoryError(
+                f"K would have {count} entries in a sparse matrix of order "
+                f"{self.order}; expected fewer than 2^30"
+            )
         entries = [(P.rows[self._upper], P.cols[self._upper]), (corner, corner)]
         for block in self._blocks:
             entries.extend(_coordinates(block, A, self.n))
         self.rows, self.cols = (
-            np.concatenate(part).astype(np.int32) for part in zip(*entries, strict=True)
+            as_indices(name, np.concatenate(part))
+            for name, part in zip(
+                ("rows", "cols"), zip(*entries, strict=True), strict=True
+            )
         )
 
     def values(self, kkt: KKTOperator) -> Float[Array, " entries"]:
@@ -198,7 +223,7 @@ def _blocks(
         size = dim // count if count else 1
         entry = np.flatnonzero((coordinate >= start) & (coordinate < start + dim))
         place = coordinate[entry] - start
-        keys = place // size * A.shape[1] + A.cols[entry].astype(np.int64)
+        keys = flat_places(place // size, A.cols[entry], A.shape[1])
         unique, pair = np.unique(keys, return_inverse=True)
         pair_cone, pair_col = np.divmod(unique, A.shape[1])
         sparse = entry.size + 2 * unique.size + 3 * dim

@@ -1,11 +1,44 @@
 """Sparse matrices with a static pattern: NumPy indices, JAX values."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ._static import StaticArray
+
+
+def as_indices(name: str, values: Any) -> np.ndarray:
+    """Indices in 32 bits, as JAX and the factorisations take them.
+
+    **Arguments:**
+
+    - `name`: what they are called in an error.
+    - `values`: integers.
+
+    **Raises:** `TypeError` for anything but integers, `ValueError` for those that do not
+    fit into 32 bits.
+    """
+    array = np.asarray(values)
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{name}: expected integers, got dtype {array.dtype}")
+    if array.dtype != np.int32 and array.size:
+        limits = np.iinfo(np.int32)
+        if array.min() < limits.min or array.max() > limits.max:
+            raise ValueError(
+                f"{name}: expected integers of 32 bits, got {array.min()} to "
+                f"{array.max()}"
+            )
+    return array.astype(np.int32, copy=False)
+
+
+def flat_places(outer: np.ndarray, inner: np.ndarray, length: int) -> np.ndarray:
+    """`outer * length + inner`, in 64 bits: indices of 32 bits have products that are
+    larger.
+    """
+    return outer.astype(np.int64) * length + inner
 
 
 class SparsityPattern(eqx.Module):
@@ -16,8 +49,8 @@ class SparsityPattern(eqx.Module):
     shape: tuple[int, int] = eqx.field(static=True)
 
     def __init__(self, rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]):
-        self._rows = StaticArray(np.asarray(rows, np.int32))
-        self._cols = StaticArray(np.asarray(cols, np.int32))
+        self._rows = StaticArray(as_indices("rows", rows))
+        self._cols = StaticArray(as_indices("cols", cols))
         self.shape = shape
 
     @property
