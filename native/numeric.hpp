@@ -183,7 +183,7 @@ class Factorisation {
         work[i] = z[static_cast<int64_t>(rows[i]) * C + c];
       for (Index j = 0; j + 1 < width; ++j)
         subtract_columns(width - j - 1, 1, panel + static_cast<int64_t>(j) * height + j + 1,
-                         height, &work[j], &work[j + 1]);
+                         height, work.data() + j, work.data() + j + 1);
       subtract_columns(height - width, width, panel + width, height, work.data(),
                        work.data() + width);
       for (Index i = 0; i < height; ++i)
@@ -208,7 +208,7 @@ class Factorisation {
         work[i] = z[static_cast<int64_t>(rows[i]) * C + c];
       for (Index j = width - 1; j >= 0; --j)
         work[j] -= dot(height - j - 1, panel + static_cast<int64_t>(j) * height + j + 1,
-                       &work[j + 1]);
+                       work.data() + j + 1);
       for (Index j = 0; j < width; ++j)
         z[static_cast<int64_t>(rows[j]) * C + c] = work[j];
     }
