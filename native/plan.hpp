@@ -25,8 +25,9 @@ namespace detail {
 DIFFQCP_VECTORISED
 inline uint64_t weighted_sum(const Index* values, int64_t count) {
   uint64_t sum = 0;
-  for (int64_t k = 0; k < count; ++k)
-    sum += uint64_t{static_cast<uint32_t>(values[k])} * static_cast<uint32_t>(2 * k + 1);
+  uint32_t weight = 1;
+  for (int64_t k = 0; k < count; ++k, weight += 2)
+    sum += uint64_t{static_cast<uint32_t>(values[k])} * weight;
   return sum;
 }
 

@@ -72,7 +72,7 @@ class _Block(NamedTuple):
         return 0 if self.tau is None else self.dim + 2 * self.cones
 
     @property
-    def count(self) -> int:
+    def places(self) -> int:
         """How many entries `_coordinates` yields."""
         if self.size == 1:
             return self.entry.size
@@ -106,7 +106,7 @@ class Assembly:
             self.order += block.extra
         self.expanded = any(block.tau is not None for block in self._blocks)
         corner = np.arange(self.n, self.n + m)
-        count = self._upper.size + m + sum(block.count for block in self._blocks)
+        count = self._upper.size + m + sum(block.places for block in self._blocks)
         if count + self.order >= MOST_ENTRIES:
             raise MemoryError(
                 f"K would have {count} entries in a sparse matrix of order "
