@@ -1,4 +1,8 @@
-"""Sessions: tests, torch, lowest, lint, types, docs, bench, demo. `nox -s NAME`."""
+"""Sessions: tests, torch, lowest, lint, types, sanitize, docs, bench, demo.
+`nox -s NAME`.
+"""
+
+import os
 
 import nox
 
@@ -58,6 +62,22 @@ def types(session: nox.Session) -> None:
     """Type annotations, by pyright."""
     session.install(".[cvxpy,cvxpylayers,solvers,demo]", "pyright[nodejs]==1.1.414")
     session.run("pyright")
+
+
+@nox.session(venv_backend="none")
+def sanitize(session: nox.Session) -> None:
+    """The C++ of the extension on random matrices, under the sanitizers of the compiler
+    `$CXX`, GCC or Clang. An argument is the number of matrices.
+    """
+    program = f"{session.create_tmp()}/driver"
+    compiler = os.environ.get("CXX", "g++")
+    options = ["-std=c++17", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    # The library checks each index of a vector.
+    options += ["-D_GLIBCXX_ASSERTIONS", "-fno-sanitize-recover=all"]
+    for kind, count in (("address,undefined", "5000"), ("thread", "1000")):
+        source = [f"-fsanitize={kind}", "native/tests/driver.cc", "-o", program]
+        session.run(compiler, *options, *source, external=True)
+        session.run(program, *(session.posargs or [count]), external=True)
 
 
 @nox.session

@@ -4,12 +4,13 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include <atomic>
-#include <condition_variable>
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <new>
+#include <string>
 
+#include "parallel.hpp"
 #include "refine.hpp"
 #include "spectrum.hpp"
 #include "xla/ffi/api/ffi.h"
@@ -19,6 +20,7 @@ using diffqcp::Factorisation;
 using diffqcp::Gemm;
 using diffqcp::Index;
 using diffqcp::Outcome;
+using diffqcp::parallel;
 using diffqcp::Pattern;
 using diffqcp::Refinement;
 
@@ -69,35 +71,6 @@ int64_t items(ffi::Span<const int64_t> dims) {
   int64_t count = 1;
   for (size_t axis = 0; axis + 1 < dims.size(); ++axis) count *= dims[axis];
   return count;
-}
-
-// Calls task(k) for k < count on the threads of XLA's pool and on this one, which alone
-// could finish, so that it never waits for a pool that is busy.
-template <typename Task>
-void parallel(ffi::ThreadPool& pool, int64_t count, const Task& task) {
-  if (count == 1) return task(0);
-  struct Shared {
-    std::atomic<int64_t> next{0};
-    int64_t done = 0;
-    std::mutex mutex;
-    std::condition_variable finished;
-  };
-  auto shared = std::make_shared<Shared>();
-  const auto run = [shared, count, &task] {
-    for (int64_t k; (k = shared->next++) < count;) {
-      task(k);
-      std::lock_guard<std::mutex> lock(shared->mutex);
-      if (++shared->done == count) shared->finished.notify_all();
-    }
-  };
-  const int64_t helpers = std::min<int64_t>(count, pool.num_threads()) - 1;
-  for (int64_t k = 0; k < helpers; ++k) {
-    auto copy = run;
-    pool.Schedule(std::move(copy));
-  }
-  run();
-  std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->finished.wait(lock, [&] { return shared->done == count; });
 }
 
 template <int C>
@@ -166,11 +139,138 @@ struct Factor {
   }
 };
 
+// What is wrong with the arrays of a call, if anything is. The batch is that of a result
+// whose last axis is an item's.
+class Check {
+ public:
+  Check(const char* name, ffi::Span<const int64_t> dims, Plan plan) : batch_(dims) {
+    const int64_t length = static_cast<int64_t>(plan.element_count());
+    if (!diffqcp::is_plan(plan.typed_data(), length))
+      fault_ = "plan: expected what analyse has returned";
+    else if (dims.size() == 0)
+      fault_ = std::string(name) + ": expected one axis or more";
+  }
+
+  // An array with an item of this length, or a single number, for each item of the batch,
+  // or for all along an axis of length one.
+  Check& argument(const char* name, ffi::Span<const int64_t> dims, int64_t length) {
+    return array(name, dims, length, true);
+  }
+  Check& argument(const char* name, ffi::Span<const int64_t> dims) {
+    return array(name, dims, -1, true);
+  }
+  Check& result(const char* name, ffi::Span<const int64_t> dims, int64_t length) {
+    return array(name, dims, length, false);
+  }
+  Check& result(const char* name, ffi::Span<const int64_t> dims) {
+    return array(name, dims, -1, false);
+  }
+
+  Check& numbers(const char* name, const Numbers& numbers) {
+    if (fault_.empty() && !real(numbers))
+      fault_ = std::string(name) + ": expected float32 or float64";
+    return *this;
+  }
+
+  Check& doubles(const char* name, const void* data) {
+    if (fault_.empty() && reinterpret_cast<uintptr_t>(data) % alignof(double) != 0)
+      fault_ = std::string(name) + ": expected memory that is aligned for float64";
+    return *this;
+  }
+
+  bool passed() const { return fault_.empty(); }
+
+  ffi::Error error() const {
+    return passed() ? ffi::Error::Success() : ffi::Error::InvalidArgument(fault_);
+  }
+
+ private:
+  Check& array(const char* name, ffi::Span<const int64_t> dims, int64_t length,
+               bool broadcast) {
+    if (!passed()) return *this;
+    const size_t outer = batch_.size() - 1;
+    bool fits = dims.size() == outer + (length < 0 ? 0 : 1);
+    for (size_t axis = 0; fits && axis < outer; ++axis)
+      fits = dims[axis] == batch_[axis] || (broadcast && dims[axis] == 1);
+    if (fits && (length < 0 || dims[outer] == length)) return *this;
+    std::vector<int64_t> expected(batch_.begin(), batch_.begin() + outer);
+    if (length >= 0) expected.push_back(length);
+    fault_ = std::string(name) + ": expected shape " + shape(expected) +
+             (broadcast && outer > 0 ? ", or ones for its leading axes" : "") + ", got " +
+             shape(dims);
+    return *this;
+  }
+
+  template <typename Lengths>
+  static std::string shape(const Lengths& lengths) {
+    std::string text = "(";
+    for (const int64_t length : lengths) text += std::to_string(length) + ",";
+    return text + ")";
+  }
+
+  ffi::Span<const int64_t> batch_;
+  std::string fault_;
+};
+
+ffi::Error check_factorise(Plan plan, const Numbers& values, const Numbers& shift,
+                           ffi::Result<Words>& words, ffi::Result<Flags>& singular) {
+  Check check("words", words->dimensions(), plan);
+  if (!check.passed()) return check.error();
+  const Pattern K(plan.typed_data());
+  return check.numbers("values", values)
+      .numbers("shift", shift)
+      .argument("values", values.dimensions(), K.entries)
+      .argument("shift", shift.dimensions(), K.n)
+      .result("words", words->dimensions(), 2 * Factor::size(K))
+      .doubles("words", words->untyped_data())
+      .result("singular", singular->dimensions())
+      .error();
+}
+
+ffi::Error check_solve(Plan plan, const Numbers& values, Words words, Flags singular,
+                       const Numbers& vector, ffi::Result<ffi::AnyBuffer>& solution,
+                       ffi::Result<Errors>& error, ffi::Result<Counts>& steps) {
+  Check check("solution", solution->dimensions(), plan);
+  if (!check.passed()) return check.error();
+  const Pattern K(plan.typed_data());
+  return check.numbers("values", values)
+      .numbers("vector", vector)
+      .numbers("solution", *solution)
+      .argument("values", values.dimensions(), K.entries)
+      .argument("words", words.dimensions(), 2 * Factor::size(K))
+      .doubles("words", words.untyped_data())
+      .argument("singular", singular.dimensions())
+      .argument("vector", vector.dimensions(), K.n)
+      .result("solution", solution->dimensions(), K.n)
+      .result("error", error->dimensions())
+      .result("steps", steps->dimensions())
+      .error();
+}
+
+// A handler that throws nothing.
+template <auto handler>
+struct Guarded;
+
+template <typename... Arguments, ffi::Error (*handler)(Arguments...)>
+struct Guarded<handler> {
+  static ffi::Error call(Arguments... arguments) {
+    try {
+      return handler(std::move(arguments)...);
+    } catch (const std::bad_alloc&) {
+      return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                        "not enough memory to factorise K or to solve with it");
+    } catch (const std::exception& exception) {
+      return ffi::Error::Internal(exception.what());
+    }
+  }
+};
+
 ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Numbers values, Numbers shift,
                      bool adapt, bool well_posed, ffi::Result<Words> words,
                      ffi::Result<Flags> singular) {
-  if (!real(values) || !real(shift))
-    return ffi::Error::InvalidArgument("values and shift must be real");
+  if (ffi::Error fault = check_factorise(plan, values, shift, words, singular);
+      fault.failure())
+    return fault;
   const Pattern K(plan.typed_data());
   const auto dims = words->dimensions();
   const Batch value_of(values.dimensions(), dims), shift_of(shift.dimensions(), dims);
@@ -238,10 +338,13 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
                  Flags singular, Numbers vector, double tolerance, double floor,
                  int32_t max_steps, bool well_posed, ffi::Result<ffi::AnyBuffer> solution,
                  ffi::Result<Errors> error, ffi::Result<Counts> steps) {
-  if (!real(values) || !real(vector))
-    return ffi::Error::InvalidArgument("values and vector must be real");
+  if (ffi::Error fault =
+          check_solve(plan, values, words, singular, vector, solution, error, steps);
+      fault.failure())
+    return fault;
   const Pattern K(plan.typed_data());
   const auto dims = solution->dimensions();
+  if (items(dims) == 0) return ffi::Error::Success();
   const Batch value_of(values.dimensions(), dims), words_of(words.dimensions(), dims),
       vector_of(vector.dimensions(), dims), singular_of(singular.dimensions(), dims, 0);
   double* factors = reinterpret_cast<double*>(words.typed_data());
@@ -286,7 +389,7 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
   return ffi::Error::Success();
 }
 
-XLA_FFI_DEFINE_HANDLER(kFactorise, factorise,
+XLA_FFI_DEFINE_HANDLER(kFactorise, Guarded<factorise>::call,
                        ffi::Ffi::Bind()
                            .Ctx<ffi::ThreadPool>()
                            .Arg<Plan>()
@@ -296,7 +399,7 @@ XLA_FFI_DEFINE_HANDLER(kFactorise, factorise,
                            .Attr<bool>("well_posed")
                            .Ret<Words>()
                            .Ret<Flags>());
-XLA_FFI_DEFINE_HANDLER(kSolve, solve,
+XLA_FFI_DEFINE_HANDLER(kSolve, Guarded<solve>::call,
                        ffi::Ffi::Bind()
                            .Ctx<ffi::ThreadPool>()
                            .Arg<Plan>()
@@ -317,33 +420,89 @@ PyObject* bytes(const diffqcp::Indices& values) {
                                    values.size() * sizeof(Index));
 }
 
+// Copies an array of int32, so that nobody changes it once it is checked. Whether that
+// has succeeded; if not, an error is set.
+bool read_indices(const char* name, PyObject* object, diffqcp::Indices& indices) {
+  Py_buffer view;
+  if (PyObject_GetBuffer(object, &view, PyBUF_STRIDED_RO | PyBUF_FORMAT) != 0) {
+    PyErr_Clear();
+    PyErr_Format(PyExc_TypeError, "%s: expected an array of int32, got %R", name,
+                 reinterpret_cast<PyObject*>(Py_TYPE(object)));
+    return false;
+  }
+  const std::string format = view.format == nullptr ? "B" : view.format;
+  const bool known = format == "i" || (format == "l" && sizeof(long) == sizeof(Index));
+  if (view.ndim != 1 || !known) {
+    PyErr_Format(PyExc_TypeError,
+                 "%s: expected a one-dimensional array of int32, got %d dimensions of the "
+                 "format '%s'",
+                 name, view.ndim, format.c_str());
+    PyBuffer_Release(&view);
+    return false;
+  }
+  try {
+    indices.resize(static_cast<size_t>(view.shape[0]));
+  } catch (const std::exception&) {
+    PyErr_NoMemory();
+    PyBuffer_Release(&view);
+    return false;
+  }
+  const char* from = static_cast<const char*>(view.buf);
+  for (Index& index : indices) {
+    std::memcpy(&index, from, sizeof(Index));  // it may not be aligned
+    from += view.strides[0];
+  }
+  PyBuffer_Release(&view);
+  return true;
+}
+
 PyObject* analyse(PyObject*, PyObject* args) {
-  int n;
-  Py_buffer rows, cols;
-  if (!PyArg_ParseTuple(args, "iy*y*", &n, &rows, &cols)) return nullptr;
+  PyObject *order_object, *rows_object, *cols_object;
+  if (!PyArg_ParseTuple(args, "OOO", &order_object, &rows_object, &cols_object))
+    return nullptr;
+  PyObject* integer = PyNumber_Index(order_object);
+  if (integer == nullptr) {
+    PyErr_Clear();
+    return PyErr_Format(PyExc_TypeError, "order: expected an integer, got %R",
+                        order_object);
+  }
+  int overflow = 0;
+  int64_t order = PyLong_AsLongLongAndOverflow(integer, &overflow);
+  Py_DECREF(integer);
+  if (overflow != 0)
+    order = overflow > 0 ? std::numeric_limits<int64_t>::max()
+                         : std::numeric_limits<int64_t>::min();
+  diffqcp::Indices rows, cols;
+  if (!read_indices("rows", rows_object, rows)) return nullptr;
+  if (!read_indices("cols", cols_object, cols)) return nullptr;
+  if (rows.size() != cols.size())
+    return PyErr_Format(PyExc_ValueError, "rows, cols: expected one length, got %zu and %zu",
+                        rows.size(), cols.size());
   diffqcp::Symbolic symbolic;
-  const char* failure = nullptr;
+  diffqcp::Indices plan;
+  PyObject* failure = nullptr;
+  std::string message;
   Py_BEGIN_ALLOW_THREADS;
   try {
-    symbolic = diffqcp::analyse(n, static_cast<Index>(rows.len / sizeof(Index)),
-                                static_cast<const Index*>(rows.buf),
-                                static_cast<const Index*>(cols.buf));
-  } catch (const std::length_error&) {
-    failure = "the sparse factor of K would have more than 2^31 entries";
+    symbolic = diffqcp::analyse(order, static_cast<int64_t>(rows.size()), rows.data(),
+                                cols.data());
+    plan = symbolic.plan();
+  } catch (const std::invalid_argument& exception) {
+    failure = PyExc_ValueError;
+    message = exception.what();
+  } catch (const std::length_error& exception) {
+    failure = PyExc_MemoryError;
+    message = exception.what();
   } catch (const std::bad_alloc&) {
-    failure = "not enough memory to analyse K";
+    failure = PyExc_MemoryError;
   }
   Py_END_ALLOW_THREADS;
-  PyBuffer_Release(&rows);
-  PyBuffer_Release(&cols);
-  if (failure != nullptr) {
-    PyErr_SetString(PyExc_MemoryError, failure);
-    return nullptr;
-  }
-  const diffqcp::Indices plan = symbolic.plan();
-  const Pattern pattern(plan.data());
+  if (failure != nullptr)
+    return PyErr_Format(failure, "%s",
+                        message.empty() ? "not enough memory to analyse K"
+                                        : message.c_str());
   return Py_BuildValue("(NNLd)", bytes(plan), bytes(symbolic.source),
-                       static_cast<long long>(Factor::size(pattern)),
+                       static_cast<long long>(Factor::size(Pattern(plan.data()))),
                        symbolic.operations);
 }
 
@@ -362,8 +521,30 @@ PyMethodDef methods[] = {
     {"handlers", handlers, METH_NOARGS, "The XLA FFI handlers, as capsules."},
     {nullptr, nullptr, 0, nullptr}};
 
-// A function of SciPy's linear algebra; null, with an error set, if it has none.
-void* find(const char* module, const char* name) {
+// The parameters of a function by Cython's description of it: c, i and d for pointers to
+// char, int and double, ? for others.
+std::string parameters(const std::string& signature) {
+  const std::string start = "void (";
+  std::string kinds;
+  if (signature.compare(0, start.size(), start) != 0 || signature.back() != ')')
+    return "?";
+  for (size_t from = start.size(); from < signature.size();) {
+    size_t to = signature.find(',', from);
+    if (to == std::string::npos) to = signature.size() - 1;
+    std::string type = signature.substr(from, to - from);
+    while (!type.empty() && type.front() == ' ') type.erase(0, 1);
+    const bool number = type == "double *" ||
+                        (type.size() > 4 && type.compare(0, 8, "__pyx_t_") == 0 &&
+                         type.compare(type.size() - 4, 4, "_d *") == 0);
+    kinds += type == "char *" ? 'c' : type == "int *" ? 'i' : number ? 'd' : '?';
+    from = to + 1;
+  }
+  return kinds;
+}
+
+// A function of SciPy's linear algebra. Null, with an error set, if it has none or one with
+// other parameters: its integers may have 64 bits.
+void* find(const char* module, const char* name, const char* kinds) {
   PyObject* found = PyImport_ImportModule(module);
   if (found == nullptr) return nullptr;
   PyObject* api = PyObject_GetAttrString(found, "__pyx_capi__");
@@ -372,7 +553,14 @@ void* find(const char* module, const char* name) {
   PyObject* capsule = PyMapping_GetItemString(api, name);
   Py_DECREF(api);
   if (capsule == nullptr) return nullptr;
-  void* function = PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule));
+  const char* signature = PyCapsule_GetName(capsule);
+  void* function = nullptr;
+  if (signature != nullptr && parameters(signature) == kinds)
+    function = PyCapsule_GetPointer(capsule, signature);
+  else if (!PyErr_Occurred())
+    PyErr_Format(PyExc_ImportError,
+                 "%s.%s: expected a function with 32-bit integers, got '%s'", module, name,
+                 signature == nullptr ? "" : signature);
   Py_DECREF(capsule);
   return function;
 }
@@ -384,9 +572,10 @@ PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_ldl",
 }  // namespace
 
 PyMODINIT_FUNC PyInit__ldl() {
-  gemm = reinterpret_cast<Gemm*>(find("scipy.linalg.cython_blas", "dgemm"));
+  gemm = reinterpret_cast<Gemm*>(find("scipy.linalg.cython_blas", "dgemm", "cciiiddididdi"));
   if (gemm == nullptr) return nullptr;
-  eigen = reinterpret_cast<diffqcp::Eigen*>(find("scipy.linalg.cython_lapack", "dsyevd"));
+  eigen = reinterpret_cast<diffqcp::Eigen*>(
+      find("scipy.linalg.cython_lapack", "dsyevd", "ccididdiiii"));
   if (eigen == nullptr) return nullptr;
   return PyModule_Create(&definition);
 }

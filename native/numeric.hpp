@@ -12,36 +12,11 @@
 
 #include "symbolic.hpp"
 
-// Compiled for the machine at hand and for an older one; the loader chooses.
-#if !defined(__clang__) && __GNUC__ >= 12 && defined(__x86_64__) && defined(__linux__)
-#define DIFFQCP_VECTORISED __attribute__((target_clones("default", "arch=x86-64-v3")))
-#else
-#define DIFFQCP_VECTORISED
-#endif
-
 namespace diffqcp {
 
 // Fortran's dgemm.
 using Gemm = void(char*, char*, int*, int*, int*, double*, double*, int*, double*, int*,
                   double*, double*, int*);
-
-// A view of a plan: what Symbolic has, in one array.
-struct Pattern {
-  Index n, supers, entries;
-  const Index *pivots, *first, *owner, *row_start, *panel, *rows;
-  const Index *entry_row, *entry_col, *entry_target;
-
-  explicit Pattern(const Index* plan)
-      : n(plan[0]), supers(plan[1]), entries(plan[2]), pivots(plan + 4),
-        first(pivots + n), owner(first + supers + 1), row_start(owner + n),
-        panel(row_start + supers + 1), rows(panel + supers + 1),
-        entry_row(rows + plan[3]), entry_col(entry_row + entries),
-        entry_target(entry_col + entries) {}
-
-  int64_t size() const { return panel[supers]; }
-  Index width(Index s) const { return first[s + 1] - first[s]; }
-  Index height(Index s) const { return row_start[s + 1] - row_start[s]; }
-};
 
 // Below this many multiplications calling BLAS costs more than it saves.
 constexpr int64_t kSmall = 8192;
@@ -208,7 +183,7 @@ class Factorisation {
         work[i] = z[static_cast<int64_t>(rows[i]) * C + c];
       for (Index j = 0; j + 1 < width; ++j)
         subtract_columns(width - j - 1, 1, panel + static_cast<int64_t>(j) * height + j + 1,
-                         height, &work[j], &work[j + 1]);
+                         height, work.data() + j, work.data() + j + 1);
       subtract_columns(height - width, width, panel + width, height, work.data(),
                        work.data() + width);
       for (Index i = 0; i < height; ++i)
@@ -233,7 +208,7 @@ class Factorisation {
         work[i] = z[static_cast<int64_t>(rows[i]) * C + c];
       for (Index j = width - 1; j >= 0; --j)
         work[j] -= dot(height - j - 1, panel + static_cast<int64_t>(j) * height + j + 1,
-                       &work[j + 1]);
+                       work.data() + j + 1);
       for (Index j = 0; j < width; ++j)
         z[static_cast<int64_t>(rows[j]) * C + c] = work[j];
     }

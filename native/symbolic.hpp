@@ -6,14 +6,17 @@
 #include <limits>
 #include <numeric>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "ordering.hpp"
+#include "plan.hpp"
 
 namespace diffqcp {
 
-using Index = int32_t;
-using Indices = std::vector<Index>;
+// The order of K and the number of its entries are less, so that an Index counts both
+// triangles together.
+constexpr int64_t kTooMany = int64_t{1} << 30;
 
 // The pattern of K and of its factor, in pivot order. Supernode s has the columns
 // first[s] .. first[s + 1] and the rows rows[row_start[s] .. row_start[s + 1]], its own
@@ -35,19 +38,21 @@ struct Symbolic {
 
   // All of it but the source in one array, which Pattern reads.
   Indices plan() const {
-    Indices all = {static_cast<Index>(pivots.size()),
+    Indices all = {Pattern::kMark, static_cast<Index>(pivots.size()),
                    static_cast<Index>(first.size()) - 1,
                    static_cast<Index>(entry_row.size()), static_cast<Index>(rows.size())};
     for (const Indices* part : {&pivots, &first, &owner, &row_start, &panel, &rows,
                                 &entry_row, &entry_col, &entry_target})
       all.insert(all.end(), part->begin(), part->end());
+    seal(all);
     return all;
   }
 };
 
 namespace detail {
 
-// The pattern of both triangles without the diagonal, renumbered, by columns.
+// The pattern of both triangles without the diagonal, renumbered, by columns. Entries at
+// the same place are one.
 struct Graph {
   Indices ptr, idx;
 
@@ -67,6 +72,19 @@ struct Graph {
       idx[next[j]++] = i;
       idx[next[i]++] = j;
     }
+    std::vector<Index> seen(n, -1);
+    Index kept = 0, begin = 0;
+    for (Index j = 0; j < n; ++j) {
+      const Index end = ptr[j + 1];
+      for (Index p = begin; p < end; ++p) {
+        if (seen[idx[p]] == j) continue;
+        seen[idx[p]] = j;
+        idx[kept++] = idx[p];
+      }
+      begin = end;
+      ptr[j + 1] = kept;
+    }
+    idx.resize(kept);
   }
 };
 
@@ -134,7 +152,9 @@ inline Indices postorder(const Graph& graph, const Indices& parent) {
 // factorization", SIAM J. Matrix Anal. Appl. 15 (1994). The tree is in postorder.
 inline Indices column_counts(const Graph& graph, const Indices& parent) {
   const Index n = static_cast<Index>(parent.size());
-  Indices size(n, 1), count(n), furthest(n, -1), last_leaf(n, -1), set(n);
+  Indices size(n, 1), furthest(n, -1), last_leaf(n, -1), set(n);
+  // No column has more than n, but a sum over the children of a node may.
+  std::vector<int64_t> count(n);
   for (Index j = 0; j < n; ++j)
     if (parent[j] != -1) size[parent[j]] += size[j];
   for (Index j = 0; j < n; ++j) count[j] = size[j] == 1;
@@ -164,7 +184,7 @@ inline Indices column_counts(const Graph& graph, const Indices& parent) {
   }
   for (Index j = 0; j < n; ++j)
     if (parent[j] != -1) count[parent[j]] += count[j];
-  return count;
+  return Indices(count.begin(), count.end());
 }
 
 // Whether a supernode is merged into its parent, at the price of explicit zeros.
@@ -239,14 +259,34 @@ inline Indices supernodes(const Graph& graph, const Indices& parent, Indices cou
   return merged;
 }
 
+inline void check_indices(const char* name, Index n, Index count, const Index* indices) {
+  for (Index k = 0; k < count; ++k)
+    if (indices[k] < 0 || indices[k] >= n)
+      throw std::invalid_argument(std::string(name) + ": expected indices from 0 to " +
+                                  std::to_string(n - 1) + ", got " +
+                                  std::to_string(indices[k]) + " at place " +
+                                  std::to_string(k));
+}
+
 }  // namespace detail
 
-// Analyses a symmetric matrix of order n with the given entries: all of the diagonal, and
-// one of each pair off it.
-inline Symbolic analyse(Index n, Index count, const Index* rows, const Index* cols) {
+// Analyses a symmetric matrix of order n with the given entries, one of each pair off the
+// diagonal. Those at the same place add up.
+//
+// Throws std::invalid_argument for an index outside of the matrix, std::length_error if
+// the matrix or its factor is too large.
+inline Symbolic analyse(int64_t order, int64_t length, const Index* rows,
+                        const Index* cols) {
   using namespace detail;
-  if (count > std::numeric_limits<Index>::max() / 2)
-    throw std::length_error("K has more than 2^30 entries");
+  if (order < 0)
+    throw std::invalid_argument("order: expected 0 or more, got " +
+                                std::to_string(order));
+  if (order >= kTooMany || length >= kTooMany)
+    throw std::length_error("K is of order " + std::to_string(order) + " with " +
+                            std::to_string(length) + " entries; the limit is 2^30");
+  const Index n = static_cast<Index>(order), count = static_cast<Index>(length);
+  check_indices("rows", n, count, rows);
+  check_indices("cols", n, count, cols);
   Symbolic result;
   Indices label(n), inverse(n);
   std::iota(label.begin(), label.end(), 0);
@@ -302,7 +342,7 @@ inline Symbolic analyse(Index n, Index count, const Index* rows, const Index* co
     for (Index j = 0; j < width; ++j)
       result.operations += 0.5 * static_cast<double>(height - j) * (height - j + 1);
     if (size + n > std::numeric_limits<Index>::max() || result.rows.size() > (1u << 30))
-      throw std::length_error("the factor of K has more than 2^31 entries");
+      throw std::length_error("the sparse factor of K would have more than 2^31 entries");
     result.row_start.push_back(static_cast<Index>(result.rows.size()));
     result.panel.push_back(static_cast<Index>(size));
   }
@@ -328,8 +368,9 @@ inline Symbolic analyse(Index n, Index count, const Index* rows, const Index* co
     const Index height = result.row_start[s + 1] - result.row_start[s];
     result.entry_row[k] = row;
     result.entry_col[k] = col;
+    const int64_t column = static_cast<int64_t>(col - result.first[s]) * height;
     result.entry_target[k] =
-        result.panel[s] + (col - result.first[s]) * height + position[row];
+        static_cast<Index>(result.panel[s] + column + position[row]);
   }
   return result;
 }

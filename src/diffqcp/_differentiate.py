@@ -228,7 +228,7 @@ def warn_if_inaccurate(progress: Progress) -> None:
     if is_inaccurate(progress):
         warnings.warn(
             "diffqcp: the solution does not satisfy the optimality conditions, and its "
-            f"derivative may be wrong: their residual is {float(progress.report[1]):.0e} of "
+            f"derivative may be wrong: a residual is {float(progress.report[1]):.0e} of "
             "its terms, after the Newton steps that helped. Solve to a smaller tolerance",
             stacklevel=3,
         )

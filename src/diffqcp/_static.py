@@ -3,21 +3,33 @@ from typing import Any
 import numpy as np
 
 
-def as_indices(value: Any) -> np.ndarray:
-    """An integer array in 32 bits.
+def as_indices(name: str, values: Any) -> np.ndarray:
+    """Indices in 32 bits, as JAX and the factorisations take them.
 
     JAX narrows integers of 64 bits unless it is set to float64, and keeps what it has
     made of an array for as long as the array lives. So a 64-bit array that outlives a
     change of that setting is of the one type in some places of a program and of the other
     in the rest. One of 32 bits is the same in both.
 
-    **Raises:** `ValueError` for a number that needs more bits.
+    **Arguments:**
+
+    - `name`: what they are called in an error.
+    - `values`: integers.
+
+    **Raises:** `TypeError` for anything but integers, `ValueError` for those that do not
+    fit into 32 bits.
     """
-    value = np.asarray(value)
-    narrow = value.astype(np.int32)
-    if not np.array_equal(narrow, value):
-        raise ValueError(f"expected integers of 32 bits, got up to {np.max(value)}")
-    return narrow
+    array = np.asarray(values)
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{name}: expected integers, got dtype {array.dtype}")
+    if array.dtype != np.int32 and array.size:
+        limits = np.iinfo(np.int32)
+        if array.min() < limits.min or array.max() > limits.max:
+            raise ValueError(
+                f"{name}: expected integers of 32 bits, got {array.min()} to "
+                f"{array.max()}"
+            )
+    return array.astype(np.int32)
 
 
 class StaticArray:
@@ -33,7 +45,7 @@ class StaticArray:
     def __init__(self, value: Any):
         value = np.array(value)
         if np.issubdtype(value.dtype, np.integer):
-            value = as_indices(value)
+            value = as_indices("value", value)
         value.flags.writeable = False
         self.value = value
         self._hash = hash((value.shape, value.dtype.str, value.tobytes()))

@@ -35,7 +35,12 @@ from .cones._base import AbstractEigenvectors, IdentityEigenvectors
 from .cones.product import ProductEigenvectors, RepeatedEigenvectors
 from .cones.soc import SecondOrderEigenvectors
 from .kkt import KKTOperator
-from .sparsity import SparsityPattern
+from .sparsity import flat_places, SparsityPattern
+
+
+# With as many entries as that, diagonal included, a matrix has both of its triangles
+# indexed in 32 bits.
+MOST_ENTRIES = 2**30
 
 
 class _Block(NamedTuple):
@@ -67,9 +72,20 @@ class _Block(NamedTuple):
     def extra(self) -> int:
         return 0 if self.tau is None else self.dim + 2 * self.cones
 
+    @property
+    def places(self) -> int:
+        """How many entries `_coordinates` yields."""
+        if self.size == 1:
+            return self.entry.size
+        if self.tau is None:
+            return self.pair_col.size * self.size
+        return 2 * self.pair_col.size + 3 * self.dim + self.entry.size
+
 
 class Assembly:
     """How the entries of `K` come from the values of `P`, `A` and `D`.
+
+    **Raises:** `MemoryError` if there would be 2^30 entries or more.
 
     **Attributes:**
 
@@ -83,7 +99,7 @@ class Assembly:
         self, P: SparsityPattern, A: SparsityPattern, eigenvectors: ProductEigenvectors
     ):
         self.n, m = P.shape[0], A.shape[0]
-        self._upper = as_indices(np.flatnonzero(P.rows <= P.cols))
+        self._upper = as_indices("P", np.flatnonzero(P.rows <= P.cols))
         self._blocks: list[_Block] = []
         self.order = self.n + m
         for block in _blocks(A, eigenvectors, self.order):
@@ -91,11 +107,20 @@ class Assembly:
             self.order += block.extra
         self.expanded = any(block.tau is not None for block in self._blocks)
         corner = np.arange(self.n, self.n + m)
+        count = self._upper.size + m + sum(block.places for block in self._blocks)
+        if count + self.order >= MOST_ENTRIES:
+            raise MemoryError(
+                f"K would have {count} entries in a sparse matrix of order "
+                f"{self.order}; expected fewer than 2^30"
+            )
         entries = [(P.rows[self._upper], P.cols[self._upper]), (corner, corner)]
         for block in self._blocks:
             entries.extend(_coordinates(block, A, self.n))
         self.rows, self.cols = (
-            np.concatenate(part).astype(np.int32) for part in zip(*entries, strict=True)
+            as_indices(name, np.concatenate(part))
+            for name, part in zip(
+                ("rows", "cols"), zip(*entries, strict=True), strict=True
+            )
         )
 
     def values(self, kkt: KKTOperator) -> Float[Array, " entries"]:
@@ -199,7 +224,7 @@ def _blocks(
         size = dim // count if count else 1
         entry = np.flatnonzero((coordinate >= start) & (coordinate < start + dim))
         place = coordinate[entry] - start
-        keys = place // size * A.shape[1] + A.cols[entry].astype(np.int64)
+        keys = flat_places(place // size, A.cols[entry], A.shape[1])
         unique, pair = np.unique(keys, return_inverse=True)
         pair_cone, pair_col = np.divmod(unique, A.shape[1])
         sparse = entry.size + 2 * unique.size + 3 * dim
@@ -207,7 +232,7 @@ def _blocks(
         expand = expand and unique.size * size > 2 * sparse
         tau = order if expand else None
         entry, place, pair, pair_cone, pair_col = (
-            as_indices(part) for part in (entry, place, pair, pair_cone, pair_col)
+            as_indices("A", part) for part in (entry, place, pair, pair_cone, pair_col)
         )
         block = _Block(start, count, size, entry, place, pair, pair_cone, pair_col, tau)
         yield block

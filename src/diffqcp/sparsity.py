@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._static import StaticArray
+from ._static import as_indices, StaticArray
+
+
+def flat_places(outer: np.ndarray, inner: np.ndarray, length: int) -> np.ndarray:
+    """`outer * length + inner`, in 64 bits: indices of 32 bits have products that are
+    larger.
+    """
+    return outer.astype(np.int64) * length + inner
 
 
 class SparsityPattern(eqx.Module):
@@ -16,7 +23,8 @@ class SparsityPattern(eqx.Module):
     shape: tuple[int, int] = eqx.field(static=True)
 
     def __init__(self, rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]):
-        self._rows, self._cols = StaticArray(rows), StaticArray(cols)
+        self._rows = StaticArray(as_indices("rows", rows))
+        self._cols = StaticArray(as_indices("cols", cols))
         self.shape = shape
 
     @property

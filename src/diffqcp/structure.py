@@ -18,7 +18,7 @@ from ._static import StaticArray
 from .cones import ProductCone
 from .cones.product import parse_dims
 from .cones.psd import PSDOrder
-from .sparsity import SparseMatrix, SparsityPattern
+from .sparsity import flat_places, SparseMatrix, SparsityPattern
 
 
 class AbstractQCPStructure(abc.ABC):
@@ -210,7 +210,7 @@ class AbstractQCPStructure(abc.ABC):
                 f"{name}: {np.sum(~inside)} stored entries lie outside shape "
                 f"{shape} (padding?)"
             )
-        flat = rows.astype(np.int64) * shape[1] + cols
+        flat = flat_places(rows, cols, shape[1])
         unique, counts = np.unique(flat, return_counts=True)
         if unique.size != flat.size:
             row, col = divmod(int(unique[counts > 1][0]), shape[1])
@@ -398,9 +398,8 @@ class QCPStructureGPU(AbstractQCPStructure):
     def _complete(
         self, stored: SparsityPattern
     ) -> tuple[SparsityPattern, np.ndarray, np.ndarray]:
-        rows, cols = stored.rows.astype(np.int64), stored.cols.astype(np.int64)
-        n = stored.shape[1]
-        missing = np.setdiff1d(rows * n + cols, cols * n + rows)
+        rows, cols, n = stored.rows, stored.cols, stored.shape[1]
+        missing = np.setdiff1d(flat_places(rows, cols, n), flat_places(cols, rows, n))
         if missing.size:
             row, col = divmod(int(missing[0]), n)
             raise ValueError(

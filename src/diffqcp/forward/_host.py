@@ -19,6 +19,7 @@ import scipy.sparse as sp
 from .._checks import check_number
 from ..cones.psd import PSDOrder, triangle
 from ..derivative import Data
+from ..sparsity import flat_places
 from ..structure import AbstractQCPStructure
 from ._base import AbstractBatchSolver, Found, Start, Status
 
@@ -311,9 +312,7 @@ class _Gather:
         length: int,
         shape: tuple[int, int],
     ):
-        places, place = np.unique(
-            cols.astype(np.int64) * shape[0] + rows, return_inverse=True
-        )
+        places, place = np.unique(flat_places(cols, rows, shape[0]), return_inverse=True)
         self._indices = (places % max(shape[0], 1)).astype(np.int32)
         starts = np.searchsorted(places, np.arange(shape[1] + 1) * shape[0])
         self._indptr, self._shape = starts.astype(np.int32), shape

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._ldl import analyse, handlers
+from .._static import as_indices
 from ._factorisation import AbstractFactorisation
 from ._quasidefinite import Outcome, Tolerances
 
@@ -35,12 +36,11 @@ class NativeFactorisation(AbstractFactorisation):
         - `rows`, `cols`: where its entries are, one of each pair off the diagonal. Those
             with the same place add up.
 
-        **Raises:** `MemoryError` if the factor would have more than 2^31 entries.
+        **Raises:** `MemoryError` if the factor would have more than 2^31 entries,
+        `TypeError` or `ValueError`, naming the argument, if there is no such matrix.
         """
         plan, source, self.fill, self.operations = analyse(
-            order,
-            np.ascontiguousarray(rows, np.int32),
-            np.ascontiguousarray(cols, np.int32),
+            order, as_indices("rows", rows), as_indices("cols", cols)
         )
         self.order = order
         self._plan = np.frombuffer(plan, np.int32)

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spl
 from jaxtyping import Array, Float
 
+from ..sparsity import flat_places
 from ._factorisation import AbstractInverse
 
 
@@ -32,9 +33,11 @@ class QDLDLFactorisation(AbstractInverse):
         self._lock = threading.Lock()  # the solver is changed by each factorisation
         # The upper triangle, its diagonal always stored: where each entry goes.
         diagonal = np.arange(order)
-        i = np.concatenate([np.minimum(rows, cols), diagonal]).astype(np.int64)
-        j = np.concatenate([np.maximum(rows, cols), diagonal]).astype(np.int64)
-        self._places, self._place = np.unique(j * order + i, return_inverse=True)
+        i = np.concatenate([np.minimum(rows, cols), diagonal])
+        j = np.concatenate([np.maximum(rows, cols), diagonal])
+        self._places, self._place = np.unique(
+            flat_places(j, i, order), return_inverse=True
+        )
         # The first factorisation finds the pattern; a dominant diagonal lets it succeed.
         degrees = np.bincount(np.concatenate([rows, cols]), minlength=order)
         first = self._upper(np.ones(rows.size), 2.0 + 2 * degrees)
