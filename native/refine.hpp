@@ -43,14 +43,16 @@ class Refinement {
   struct Rank {
     bool singular;
     double error;  // of one solve
-    double rate;   // at which (2) removes what is not in the null space
+    // At which (2) removes what is not in the null space; one, if it hardly does.
+    double rate;
 
     // Whether the factors are accurate: not if they overflow, and the error is NaN. More
     // is asked for where (2) depends on it.
     bool good() const { return error <= (singular ? kGood : kFair); }
+    bool fair() const { return error <= kFair; }
   };
 
-  static constexpr double kGood = 1e-7, kFair = 1e-5;
+  static constexpr double kGood = 1e-7, kFair = 1e-5, kClear = 1e-6;
 
   // Whether one step of (2) leaves more of a random vector than rounding errors. If so,
   // what the next step changes of it: little, if the other eigenvalues of K are all much
@@ -84,11 +86,18 @@ class Refinement {
       for (Index k = 0; k < n_; ++k) next[k] += left[k] - probe[k];
       rank.error = norm(kResidual, next) / norm(kResidual, probe);
     }
-    if (!singular || (again && !rank.good())) return rank;
+    if (!singular || (again && !rank.fair())) return rank;
     next = left;
     contract(next);
     for (Index k = 0; k < n_; ++k) next[k] -= left[k];
     rank.rate = norm(kResidual, next);
+    // A small change is that of an eigenvalue much larger than E, or much smaller: then it
+    // repeats itself.
+    const double noise = kClear + 10 * rank.error * norm(kResidual, left);
+    if (rank.rate > noise) {
+      contract(next);
+      if (!(norm(kResidual, next) < noise + 10 * rank.rate * rank.rate)) rank.rate = 1;
+    }
     return rank;
   }
 
@@ -246,14 +255,14 @@ class Refinement {
     return z;
   }
 
-  // How often (2) is applied until what is left is the part in the null space; 0 if that
-  // takes too long, for K has eigenvalues of the size of E or less.
+  // How often (2) is applied at most until what is left is the part in the null space; 0
+  // if it would be another one.
   static int steps_of_removal(double rate, const Tolerances& tolerances) {
     constexpr double margin = 3, accuracy = 1e-14;
-    if (!(margin * rate < 1)) return 0;
+    if (!std::isfinite(rate)) return 0;
+    if (margin * rate >= 1) return tolerances.max_steps;
     const double steps = std::ceil(std::log(accuracy) / std::log(margin * rate));
-    if (steps > tolerances.max_steps) return 0;
-    return std::max(2, static_cast<int>(steps));
+    return std::max(2, static_cast<int>(std::min<double>(steps, tolerances.max_steps)));
   }
 
   // Iteration (2) from `vector` on, until what is left is the part in the null space. Each
@@ -380,7 +389,7 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
       rank = attempt(factor, true);
       reached *= factor;
     }
-    return rank.good() ? rank : refinement.rank(false);
+    return rank.fair() ? rank : refinement.rank(false);
   };
   Refinement::Rank rank = attempt(1, adapt);
   if (!adapt || (rank.good() && !rank.singular)) return rank;
@@ -395,7 +404,7 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
     attempt(1);
     return {true, infinity, infinity};
   }
-  if (!rank.good()) return enlarge(rank);
+  if (!rank.fair() || (!rank.good() && rank.rate <= clear)) return enlarge(rank);
   double reached = 1;
   for (int k = 1; k < attempts && rank.singular && rank.rate > clear; ++k) {
     rank = attempt(1 / step);

@@ -14,9 +14,9 @@ namespace diffqcp {
 using Eigen = void(char*, char*, int*, double*, int*, double*, double*, int*, int*, int*,
                    int*);
 
-// The eigenvectors of the equilibrated K, of those rows that are coupled to others. What is
-// in its range is solved for in these units, the null space is removed in those of the
-// data. Where the shifts of one sign differ, they say how the entries of a solution are
+// The eigenvectors of K, of those rows that are coupled to others: if rows are of very
+// different sizes, of the equilibrated K. What is in its range is solved for in these
+// units, the null space is removed in those of the data. Where the shifts of one sign differ, they say how the entries of a solution are
 // weighed.
 class Spectrum {
  public:
@@ -27,10 +27,11 @@ class Spectrum {
   static constexpr Index kLargest = 4000;
 
   Spectrum(const Pattern& K, const double* values, const double* shift, Eigen* eigen)
-      : scale_(equilibrate(K, values)), weight_(K.n), diagonal_(K.n), place_(K.n, -1) {
+      : weight_(K.n), diagonal_(K.n), place_(K.n, -1) {
     const auto range = std::minmax_element(shift, shift + K.n);
     for (Index k = 0; k < K.n; ++k)
       weight_[k] = std::sqrt((shift[k] > 0 ? *range.second : *range.first) / shift[k]);
+    scale_ = uneven(K, values, shift) ? equilibrate(K, values) : weight_;
     for (Index e = 0; e < K.entries; ++e)
       if (K.entry_row[e] != K.entry_col[e] && values[e] != 0)
         place_[K.entry_row[e]] = place_[K.entry_col[e]] = 0;

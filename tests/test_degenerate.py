@@ -182,21 +182,29 @@ def test_kink():
     assert np.all(np.isfinite(dq)) and np.all(np.isfinite(db))
 
 
-def test_nearly_singular_is_reported():
-    """An angle of 1e-11 between two active constraints is neither resolved nor null."""
-    A = np.array([[1.0, 0.0], [1.0, 1e-11]])
+def equalities(A):
+    """x = A^-1 b, as an LP, with a gradient of the last entry of x."""
     y, x = np.array([1.0, 1.0]), np.array([0.5, 0.5])
     problem = Problem(np.zeros((2, 2)), A, -A.T @ y, A @ x, {"z": 2})
-    qcp = host(problem, (x, y, np.zeros(2)))
     cotangent = (np.array([0.0, 1.0]), np.zeros(2), np.zeros(2))
+    return host(problem, (x, y, np.zeros(2))), cotangent
+
+
+def test_nearly_singular_is_reported():
+    """An angle of 1e-11 between two active constraints is neither resolved nor null."""
+    qcp, cotangent = equalities(np.array([[1.0, 1.0], [1.0, 1 + 1e-11]]))
     with pytest.raises(Exception, match="regularisation"):
         qcp.vjp(*cotangent, "jax-lu")[2].block_until_ready()
     assert np.all(np.isnan(qcp.vjp(*cotangent, "jax-lu", throw=False)[2]))
-    # With a smaller shift it is resolved, which SparseLDL tries by itself. The tolerance:
-    # the machine epsilon over the smallest eigenvalue, 5e-12.
-    for solver in (LU(regularisation=1e-13), SparseLDL()):
+    # With a smaller shift it is resolved. The tolerance: the machine epsilon over the
+    # smallest eigenvalue, 5e-12.
+    _, _, _, db = qcp.vjp(*cotangent, solver=LU(regularisation=1e-13))
+    np.testing.assert_allclose(db, [-1e11, 1e11], rtol=1e-4)
+    # An angle that comes from the units of a variable is resolved in any case.
+    qcp, cotangent = equalities(np.array([[1.0, 0.0], [1.0, 1e-11]]))
+    for solver in (LU(), SparseLDL()):
         _, _, _, db = qcp.vjp(*cotangent, solver=solver)
-        np.testing.assert_allclose(db, [-1e11, 1e11], rtol=1e-4)
+        np.testing.assert_allclose(db, [-1e11, 1e11], rtol=1e-10)
 
 
 @pytest.mark.skipif(not COMPILED, reason="needs the compiled extension")

@@ -30,7 +30,7 @@ def check_count(owner: object, name: str) -> None:
     """
     value = getattr(owner, name)
     integer = isinstance(value, Integral) and not isinstance(value, bool)
-    if value is not None and not (integer and value >= 1):
+    if value is not None and not (integer and int(value) >= 1):
         _refuse(owner, name, "an integer that is at least 1", value)
 
 
