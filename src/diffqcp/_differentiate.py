@@ -126,11 +126,11 @@ class Progress(NamedTuple):
     report: Float[Array, "3"]
 
     @property
-    def solved(self) -> Bool[Array | np.ndarray, ""]:
+    def solved(self) -> Bool[Array, ""] | bool:
         """The first part of the report, looked at on the host where it is known."""
         if isinstance(self.report, Tracer):
             return self.report[0] > 0
-        return np.asarray(self.report)[0] > 0
+        return bool(np.asarray(self.report)[0])
 
 
 def _polish(

@@ -29,7 +29,7 @@ class QCPStructureDense(AbstractQCPStructure):
         if not isinstance(matrix, (jax.Array, np.ndarray)):
             raise TypeError(f"{name}: expected a dense array, got {type(matrix)}")
 
-    def _stored(self, matrix: Array) -> Array:
+    def _stored(self, matrix: Any) -> Any:
         return matrix.ravel()
 
     def _indices(self, matrix: Array) -> tuple[Array, ...]:

@@ -3,7 +3,6 @@ from typing import Any, TypeAlias, TypeVar
 import equinox as eqx
 import jax
 import lineax as lx
-import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
@@ -229,9 +228,7 @@ def pull_back(
 _Values = TypeVar("_Values")
 
 
-def checked(
-    values: _Values, solved: Bool[Array | np.ndarray, ""], throw: bool
-) -> _Values:
+def checked(values: _Values, solved: Bool[Array, ""] | bool, throw: bool) -> _Values:
     """`values`, or an error if they were not solved for and `throw`."""
     if not throw:
         return values
