@@ -47,10 +47,11 @@ class Yardstick(NamedTuple):
         # So that an exact point has a residual of at most sqrt(eps) times the data.
         eps = float(jnp.finfo(q.dtype).eps)
         cap = jnp.where(largest > 0, largest, 1) * (eps**0.5 / exact_error(q.dtype))
+        x_ones, y_ones = jnp.ones_like(q), jnp.ones_like(b)
         return cls(
-            structure.P_matrix(P).col_sizes(),
-            *(A_matrix.col_sizes(), A_matrix.row_sizes(), jnp.abs(q), jnp.abs(b)),
-            cap.astype(q.dtype),
+            structure.P_matrix(P).col_sizes(x_ones),
+            *(A_matrix.col_sizes(y_ones), A_matrix.row_sizes(x_ones)),
+            *(jnp.abs(q), jnp.abs(b), cap.astype(q.dtype)),
         )
 
     def error(

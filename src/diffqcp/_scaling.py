@@ -56,37 +56,39 @@ def equilibrate(structure: AbstractQCPStructure, data: Data) -> Scaling:
     and does not count. The first step takes the rows alone, and all of their norms, as
     their units differ most.
     """
-    P, A, q, b = (jnp.abs(part) for part in data)
-    one = jnp.ones_like(q[:0].sum())
+    P, A, q, b = data
+    P_matrix, A_matrix = structure.P_matrix(P), structure.A_matrix(A)
+    q, b = jnp.abs(q), jnp.abs(b)
 
-    def sizes(scaling: Scaling) -> tuple[Array, Array, Array]:
-        P_, A_, q_, b_ = scaling.data(structure, (P, A, q, b))
-        P_matrix, A_matrix = structure.P_matrix(P_), structure.A_matrix(A_)
-        cols = jnp.maximum(P_matrix.col_sizes(), A_matrix.col_sizes())
-        rows = block_max(structure, jnp.maximum(A_matrix.row_sizes(), b_))
-        largest = jnp.maximum(jnp.max(q_, initial=0), jnp.max(b_, initial=0))
-        return jnp.maximum(cols, q_), rows, largest
+    def step(count: Any, scaling: Scaling) -> Scaling:
+        D, E, unit = scaling
+        q_, b_ = D * q / unit, E * b / unit
+        cols = jnp.maximum(P_matrix.col_sizes(D), A_matrix.col_sizes(E))
+        cols = jnp.maximum(D * cols, q_)
+        rows = block_max(structure, jnp.maximum(E * A_matrix.row_sizes(D), b_))
+        largest = jnp.max(jnp.concatenate([q_, b_]), initial=0)
+        cols, rows, largest = (
+            jnp.where(size > 0, size, 1) for size in (cols, rows, largest)
+        )
+        first = count == 0
+        cols, largest = (jnp.where(first, 1, jnp.sqrt(size)) for size in (cols, largest))
+        return Scaling(
+            D / cols, E / jnp.where(first, rows, jnp.sqrt(rows)), unit * largest
+        )
 
-    def nonzero(size: Array) -> Array:
-        return jnp.where(size > 0, size, 1)
-
-    def step(_: Any, scaling: Scaling) -> Scaling:
-        cols, rows, largest = (jnp.sqrt(nonzero(size)) for size in sizes(scaling))
-        return Scaling(scaling.cols / cols, scaling.rows / rows, scaling.unit * largest)
-
+    one = jnp.ones_like(q, shape=())
     scaling = Scaling(jnp.ones_like(q), jnp.ones_like(b), one)
-    scaling = scaling._replace(rows=1 / nonzero(sizes(scaling)[1]))
     scaling = jax.lax.fori_loop(0, _STEPS, step, scaling)
     return jax.tree.map(_power_of_two, scaling)
 
 
-_STEPS = 4
+_STEPS = 5
 
 
 def _power_of_two(values: Array) -> Array:
-    """Near these values."""
-    exponents = jnp.round(jnp.log2(values)).astype(jnp.int32)
-    return jnp.ldexp(jnp.ones_like(values), exponents)
+    """Those next to these values: without a mantissa."""
+    bits = jnp.finfo(values.dtype).nexp
+    return jax.lax.reduce_precision(values, exponent_bits=bits, mantissa_bits=0)
 
 
 def block_max(

@@ -32,7 +32,7 @@ class QCPStructureDense(AbstractQCPStructure):
     def _stored(self, matrix: Any) -> Any:
         return matrix.ravel()
 
-    def _indices(self, matrix: Array) -> tuple[Array, ...]:
+    def _indices(self, matrix: Any) -> tuple[Array, ...]:
         return ()
 
     def _expand(

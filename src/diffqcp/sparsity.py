@@ -67,19 +67,21 @@ class SparseMatrix(eqx.Module):
         terms = self.values * vector[self.pattern.rows]
         return _sum_into(terms, self.pattern.cols, self.pattern.shape[1])
 
-    def row_sizes(self) -> Float[Array, " rows"]:
-        """The largest absolute value in each row."""
-        return self._largest(self.pattern.rows, 0)
-
-    def col_sizes(self) -> Float[Array, " cols"]:
-        """The largest absolute value in each column."""
-        return self._largest(self.pattern.cols, 1)
-
-    def _largest(self, index: np.ndarray, axis: int) -> Float[Array, " size"]:
-        sizes, shape = jnp.abs(self.values), self.pattern.shape
+    def row_sizes(self, weights: Float[Array, " cols"]) -> Float[Array, " rows"]:
+        """The largest absolute value in each row, with a weight for each column."""
         if self.pattern.full:  # reductions are many times faster than scattered maxima
-            return jnp.max(sizes.reshape(shape), axis=1 - axis, initial=0)
-        return jnp.zeros(shape[axis], sizes.dtype).at[index].max(sizes)
+            values = jnp.abs(self.values).reshape(self.pattern.shape)
+            return jnp.max(values * weights[None, :], axis=1, initial=0)
+        sizes = jnp.abs(self.values) * weights[self.pattern.cols]
+        return _largest_of(sizes, self.pattern.rows, self.pattern.shape[0])
+
+    def col_sizes(self, weights: Float[Array, " rows"]) -> Float[Array, " cols"]:
+        """The largest absolute value in each column, with a weight for each row."""
+        if self.pattern.full:
+            values = jnp.abs(self.values).reshape(self.pattern.shape)
+            return jnp.max(values * weights[:, None], axis=0, initial=0)
+        sizes = jnp.abs(self.values) * weights[self.pattern.rows]
+        return _largest_of(sizes, self.pattern.cols, self.pattern.shape[1])
 
     def as_matrix(self) -> Float[Array, "rows cols"]:
         """The dense matrix."""
@@ -107,3 +109,9 @@ def _sum_into(
     terms: Float[Array, " nnz"], index: np.ndarray, size: int
 ) -> Float[Array, " size"]:
     return jnp.zeros(size, terms.dtype).at[index].add(terms)
+
+
+def _largest_of(
+    sizes: Float[Array, " nnz"], index: np.ndarray, count: int
+) -> Float[Array, " count"]:
+    return jnp.zeros(count, sizes.dtype).at[index].max(sizes)
