@@ -66,8 +66,9 @@ def test_polishing_gets_there():
     assert np.max(np.abs(np.einsum("kij,ki->kj", G, y) + q)) < 1e-12
     assert np.max(np.abs(np.einsum("kij,kj->ki", G, x) + s - h)) < 1e-12
     assert np.max(np.abs(np.sum(y * s, axis=1))) < 1e-12
-    # The derivative of the optimal value is the multiplier.
-    np.testing.assert_allclose(slope, -y[:, 40], rtol=1e-9)
+    # The derivative of the optimal value is the multiplier. The tolerance: one of the
+    # systems has a condition of 1e8.
+    np.testing.assert_allclose(slope, -y[:, 40], rtol=1e-7)
     step = 1e-6
     ahead, behind = h.copy(), h.copy()
     ahead[:, 40] *= 1 + step

@@ -361,9 +361,12 @@ def _check(
         if isinstance(array, Tracer):
             continue
         fine = np.isfinite(np.asarray(array))
-        if name in ("b", "s"):  # a nonnegative row may have no bound
+        bound = arrays["b"]
+        if name in ("b", "s") and not isinstance(bound, Tracer):
+            # A nonnegative row may have no bound, and then its slack is infinite.
             rows = slice(structure.dims["z"], structure.dims["z"] + structure.dims["l"])
-            fine[rows] |= np.asarray(array)[rows] == np.inf
+            none = np.asarray(bound)[rows] == np.inf
+            fine[rows] |= none & (np.asarray(array)[rows] == np.inf)
         bad = np.flatnonzero(~fine)
         if bad.size:
             raise ValueError(
