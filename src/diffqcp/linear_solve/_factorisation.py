@@ -10,10 +10,10 @@ from ..sparsity import SparsityPattern, SymmetricMatrix
 from ._quasidefinite import (
     follow_rows,
     is_singular,
-    null_basis,
     Outcome,
     refine,
     Tolerances,
+    unless_both,
 )
 
 
@@ -97,10 +97,8 @@ class AbstractInverse(AbstractFactorisation):
         *,
         adapt: bool,
         well_posed: bool,
-    ) -> tuple[tuple[Array, Any, Array, Array, Array], Bool[Array, ""]]:
-        """The entries, the factor, the shift and what `null_basis` has found, and whether
-        the matrix is singular.
-        """
+    ) -> tuple[tuple[Array, Any, Array], Bool[Array, ""]]:
+        """The entries, the factor and the shift, and whether the matrix is singular."""
         del well_posed
         rows, cols = self._pattern.rows, self._pattern.cols
         size = jnp.abs(values)
@@ -116,18 +114,17 @@ class AbstractInverse(AbstractFactorisation):
         factor = self.factor(values, shift)
         inverse = partial(self.solve, factor)
         singular = is_singular(inverse, shift)
-        basis = null_basis(inverse, shift, singular, uneven)
-        return (values, factor, shift, basis, uneven), singular
+        return (values, factor, unless_both(shift, singular, uneven)), singular
 
     def refined(
         self,
-        factors: tuple[Array, Any, Array, Array, Array],
+        factors: tuple[Array, Any, Array],
         singular: Bool[Array, ""],
         vector: Float[Array, " N"],
         tolerances: Tolerances,
     ) -> Outcome:
         """By `diffqcp.linear_solve._quasidefinite.refine`."""
-        values, factor, shift, *null = factors
+        values, factor, shift = factors
         matrix = SymmetricMatrix(values, self._pattern)
         inverse = partial(self.solve, factor)
-        return refine(matrix.mv, inverse, shift, singular, vector, tolerances, *null)
+        return refine(matrix.mv, inverse, shift, singular, vector, tolerances)

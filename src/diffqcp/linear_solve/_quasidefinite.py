@@ -201,8 +201,7 @@ def follow_rows(
     """A shift that follows the sizes of the rows of `K`, if these are very different
     within a block, else `shift`; and whether it does.
 
-    With it the limit of (2) is no longer the orthogonal projection, so where `K` is
-    singular `null_basis` is needed.
+    With it the limit of (2) is no longer the orthogonal projection: see `unless_both`.
 
     **Arguments:**
 
@@ -225,71 +224,22 @@ def follow_rows(
     return jnp.where(uneven, own, shift), uneven
 
 
-def null_basis(
-    inverse: _Map,
-    shift: Float[Array, " N"],
-    singular: Bool[Array, ""],
-    uneven: Bool[Array, ""],
-) -> Float[Array, "N width"]:
-    """An orthonormal basis of `null(K)`, filled up with zeros, for a `K` that is singular
-    and has rows of very different sizes; else zeros. NaN if it has more vectors than
-    fit, or is not known accurately.
-
-    Five steps of `M^-1 E`, the transpose of (2), on random vectors leave the null space
-    of them. It is the identity there, and in units where `|E|` is the identity it
-    contracts what is orthogonal.
-
-    **Arguments:**
-
-    - `inverse`, `shift`: `M^-1` and the diagonal of `E`.
-    - `singular`, `uneven`: what is known of `K`.
+def unless_both(
+    shift: Float[Array, " N"], singular: Bool[Array, ""], uneven: Bool[Array, ""]
+) -> Float[Array, " N"]:
+    """`shift`, or NaN if `K` is singular and the shift follows its rows: then the limit
+    of (2) is a projection in other units than those of the data, so the solve is to fail.
     """
-    scale = jnp.sqrt(jnp.abs(shift))[:, None]
-    probes = np.random.default_rng(1).normal(size=(shift.size, _WIDTH))
-    # As the other branch: under shard_map constants are of another type.
-    start = probes.astype(shift.dtype) + 0 * scale
-
-    accuracy = float(jnp.finfo(shift.dtype).eps) ** (2 / 3)
-
-    def step(vectors):
-        return jax.vmap(inverse, 1, 1)(shift[:, None] * vectors)
-
-    def find(start):
-        found = start / scale
-        for _ in range(5):
-            found = step(found)
-        found = scale * found
-        sizes, turn = jnp.linalg.eigh(found.T @ found)
-        sizes = sizes[None]
-        kept = sizes > 1e-4
-        basis = jnp.where(kept, found @ turn / jnp.sqrt(jnp.where(kept, sizes, 1)), 0)
-        # A column of zeros must come last to stay zero.
-        basis, kept = (basis / scale)[:, ::-1], kept[:, ::-1]
-        for _ in range(2):  # rounding errors in these units are not in those of the data
-            basis, _ = jnp.linalg.qr(basis)
-            basis = jnp.where(kept[:, : basis.shape[1]], basis, 0)
-            basis = step(basis)
-        basis, _ = jnp.linalg.qr(basis)
-        basis = jnp.where(kept[:, : basis.shape[1]], basis, 0)
-        full = jnp.all(kept) & (shift.size > _WIDTH)
-        moved = step(basis)
-        moved = moved - basis @ (basis.T @ moved)
-        known = jnp.all(jnp.abs(moved) < accuracy) & ~full
-        basis = jnp.pad(basis, [(0, 0), (0, _WIDTH - basis.shape[1])])
-        return jnp.where(known, basis, jnp.nan)
-
-    return lax.cond(singular & uneven, find, lambda start: 0 * start, start)
+    return jnp.where(singular & uneven, jnp.nan, shift)
 
 
-_WIDTH = 8
 _ROUNDS = 8
 # Of the entries of E, which go with the squares of units.
 _UNEVEN = 1e5
 
 
 def is_singular(inverse: _Map, shift: Float[Array, " N"]) -> Bool[Array, ""]:
-    """Whether `K` is singular: one step of (2) on two random
-    vectors.
+    """Whether `K` is singular: one step of (2) on two random vectors.
 
     **Arguments:**
 
@@ -310,8 +260,6 @@ def refine(
     singular: Bool[Array, ""],
     vector: Float[Array, " N"],
     tolerances: Tolerances,
-    basis: Float[Array, "N width"],
-    uneven: Bool[Array, ""],
 ) -> Outcome:
     """Iteration (1): the solution, its estimated relative error, and the steps.
 
@@ -323,16 +271,13 @@ def refine(
     - `multiply`, `inverse`: `K` and `M^-1`.
     - `shift`, `singular`: the diagonal of `E`, and whether `K` is singular.
     - `vector`, `tolerances`: the right-hand side, and when to stop.
-    - `basis`, `uneven`: what takes the place of (2), and whether it does.
     """
     tol, floor, max_steps, well_posed = tolerances
     slowest = 0.5 if well_posed else 1
     scale = jnp.sqrt(jnp.abs(shift))
 
     def range_part(vector, weight):
-        part = vector - basis @ (basis.T @ vector)
-        iterate = singular & ~uneven
-        return _range_part(inverse, shift, iterate, part, weight, tolerances)
+        return _range_part(inverse, shift, singular, vector, weight, tolerances)
 
     smallest = floor * jnp.linalg.norm(vector / scale)
     consistent = range_part(vector, 1 / scale)

@@ -10,25 +10,21 @@ from ._quasidefinite import (
     AbstractQuasidefiniteSolver,
     follow_rows,
     is_singular,
-    null_basis,
     Outcome,
     QuasidefiniteState,
     refine,
     Tolerances,
+    unless_both,
 )
 
 
 class DenseFactors(NamedTuple):
-    """`K`, the diagonal of `E`, the factors of `K + E` as `jax.scipy.linalg` has them,
-    and what `null_basis` has found.
-    """
+    """`K`, the diagonal of `E`, and the factors of `K + E`."""
 
     matrix: Float[Array, "N N"]
     shift: Float[Array, " N"]
     lu: Float[Array, "N N"]
     pivots: Integer[Array, " N"]
-    basis: Float[Array, "N width"]
-    uneven: Bool[Array, ""]
 
     def multiply(self, vector: Float[Array, " N"]) -> Float[Array, " N"]:
         """`K @ vector`."""
@@ -43,7 +39,8 @@ class LU(AbstractQuasidefiniteSolver):
     """Dense LU of the regularised `K`, refined: `solve_method="jax-lu"`.
 
     Takes `(n + m)^2` numbers of memory and `2/3 (n + m)^3` operations once, `O((n+m)^2)`
-    for each right-hand side. Returns `K^+ r` where `K` is singular.
+    for each right-hand side. Returns `K^+ r` where `K` is singular, but fails there if
+    the sizes of its rows are very different.
 
     **Arguments:**
 
@@ -85,8 +82,8 @@ class LU(AbstractQuasidefiniteSolver):
         lu, pivots = jsl.lu_factor(matrix + jnp.diag(shift))
         inverse = partial(jsl.lu_solve, (lu, pivots))
         singular = is_singular(inverse, shift)
-        basis = null_basis(inverse, shift, singular, uneven)
-        return DenseFactors(matrix, shift, lu, pivots, basis, uneven), singular
+        shift = unless_both(shift, singular, uneven)
+        return DenseFactors(matrix, shift, lu, pivots), singular
 
     def refined(
         self,
@@ -97,12 +94,6 @@ class LU(AbstractQuasidefiniteSolver):
         """By `jax.scipy.linalg.lu_solve`."""
         factors, _, singular = state
         return refine(
-            factors.multiply,
-            factors.inverse,
-            factors.shift,
-            singular,
-            vector,
-            tolerances,
-            factors.basis,
-            factors.uneven,
+            *(factors.multiply, factors.inverse, factors.shift),
+            *(singular, vector, tolerances),
         )

@@ -271,7 +271,8 @@ def _extended(array: Any, size: int) -> np.ndarray:
 
 def _to_torch(array: np.ndarray, like: Any) -> Any:
     """A tensor of the array's dtype."""
-    import torch  # whoever calls this has it
+    # Whoever calls this has it.
+    import torch  # pyright: ignore[reportMissingImports]
 
     return torch.tensor(array, device=like.device)
 
