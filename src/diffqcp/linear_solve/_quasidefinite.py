@@ -275,6 +275,7 @@ def refine(
     tol, floor, max_steps, well_posed = tolerances
     slowest = 0.5 if well_posed else 1
     scale = jnp.sqrt(jnp.abs(shift))
+    vector = vector + 0 * shift  # a shift of NaN is not to be hidden by comparisons
 
     def range_part(vector, weight):
         return _range_part(inverse, shift, singular, vector, weight, tolerances)
