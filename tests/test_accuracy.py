@@ -69,7 +69,7 @@ def test_polishing_gets_there():
     # The derivative of the optimal value is the multiplier. The tolerance: one of the
     # systems has a condition of 1e8.
     np.testing.assert_allclose(slope, -y[:, 40], rtol=1e-7)
-    step = 1e-6
+    step = 1e-4
     ahead, behind = h.copy(), h.copy()
     ahead[:, 40] *= 1 + step
     behind[:, 40] *= 1 - step

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffqcp import QCPSolver, QCPStructureDense
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tests.helpers import device, host
 from tests.reference import random_problem
@@ -65,6 +66,13 @@ for make, method in ((host, "ldl"), (device, "jax-lu"), (device, "jax-lsmr")):
         assert part.sharding.is_equivalent_to(sharding, part.ndim)
         np.testing.assert_allclose(part, truth, rtol=0, atol=1e-13)
     jax.clear_caches()
+
+P, A, b = 2 * jnp.eye(3), -jnp.eye(3), jnp.ones(3)
+solver = QCPSolver(QCPStructureDense(P, A, {"l": 3}), throw=False)
+solve = jax.vmap(lambda q: solver(P, A, q, b).x)
+q = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)))
+sharded = jax.shard_map(solve, mesh=mesh, in_specs=spec, out_specs=spec)
+np.testing.assert_allclose(jax.jit(sharded)(q), solve(q), rtol=0, atol=1e-15)
 """
 
 

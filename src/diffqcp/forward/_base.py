@@ -101,5 +101,5 @@ class AbstractBatchSolver(AbstractForwardSolver):
         - `structure`, `data`, `start`: as for `solve`, with one more axis first, that of
             the batch.
 
-        **Returns:** vectors of NaN for items that are not solved.
+        **Returns:** for items that are not solved the last iterate, or vectors of NaN.
         """
