@@ -400,9 +400,9 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
       shift[k] = std::copysign(relative / (scale[k] * scale[k]), start[k]);
     rank = enlarge(attempt(1, true));
     if (rank.good() && !rank.singular) return rank;
+    // Singular: the units of the data count, and small rows may be rounding errors.
     std::copy(start.begin(), start.end(), shift);
-    attempt(1);
-    return {true, infinity, infinity};
+    rank = attempt(1, true);
   }
   if (!rank.fair() || (!rank.good() && rank.rate <= clear)) return enlarge(rank);
   double reached = 1;

@@ -31,7 +31,7 @@ class Spectrum {
     const auto range = std::minmax_element(shift, shift + K.n);
     for (Index k = 0; k < K.n; ++k)
       weight_[k] = std::sqrt((shift[k] > 0 ? *range.second : *range.first) / shift[k]);
-    scale_ = uneven(K, values, shift) ? equilibrate(K, values) : weight_;
+    scale_ = weight_;
     for (Index e = 0; e < K.entries; ++e)
       if (K.entry_row[e] != K.entry_col[e] && values[e] != 0)
         place_[K.entry_row[e]] = place_[K.entry_col[e]] = 0;

@@ -255,7 +255,8 @@ def with_values(n, m, solver):
     problem = Problem(
         np.ones((n, n)), np.ones((m, n)), np.zeros(n), np.zeros(m), {"l": m}
     )
-    kkt = host(problem, (np.zeros(n), np.ones(m), np.zeros(m))).derivative("jax-lu").kkt
+    qcp = host(problem, (np.zeros(n), np.ones(m), np.zeros(m)))
+    kkt = qcp.derivative("jax-lu", polish=False).kkt
     P, A = kkt.P.pattern, kkt.A.pattern
 
     @jax.jit
@@ -321,9 +322,7 @@ def pseudo_inverse(K, vector):
 
 @pytest.mark.parametrize("solver", [SparseLDL(), LU()])
 def test_units_do_not_count(solver):
-    """Data times a constant, rows and columns in other units; regular and singular. Dense
-    LU says that it has failed where a singular system has rows of very different sizes.
-    """
+    """Data times a constant, rows and columns in other units; regular and singular."""
     n, m = 6, 8
     solve = with_values(n, m, solver)
     for seed in range(40):
@@ -353,9 +352,7 @@ def test_units_do_not_count(solver):
                 / np.linalg.norm(expected / unit)
                 for unit in (1, scale)
             ]
-            singular = np.linalg.matrix_rank(K * np.outer(scale, scale), 1e-9) < n + m
-            refused = isinstance(solver, LU) and singular and np.isnan(found).any()
-            assert refused or (solved and min(errors) < 1e-8)
+            assert solved and min(errors) < 1e-8
 
 
 def test_null_space_of_many_dimensions():

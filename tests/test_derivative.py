@@ -127,11 +127,13 @@ def test_default_tolerance_is_enough_for_a_qp(method):
     assert 1e-9 < max(errors[False]) < 1e-4
 
 
-def test_polishing_keeps_exact_solutions_and_takes_no_wild_step(family):
+def test_polishing_keeps_exact_solutions_and_mends_rough_ones(family):
     problem, (x, y, s), _, _ = family
     exact = host(problem, (x, y, s)).derivative("jax-lu")
     np.testing.assert_allclose(exact.x, x, rtol=0, atol=1e-12)
     np.testing.assert_allclose(exact.y, y, rtol=0, atol=1e-12)
-    far = host(problem._replace(q=problem.q + 100), (x, y, s)).derivative("jax-lu")
-    np.testing.assert_array_equal(far.x, x)
-    np.testing.assert_array_equal(far.y, y)
+    rng = np.random.default_rng(0)
+    near = [part + 1e-6 * rng.normal(size=part.size) for part in (x, y, s)]
+    mended = host(problem, near).derivative("jax-lu")
+    np.testing.assert_allclose(mended.x, x, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(mended.y, y, rtol=0, atol=1e-11)

@@ -126,9 +126,11 @@ def test_statuses():
     nothing = Function(lambda *data: None)
     found = diffqcp.solve(one, A, jnp.ones(1), -b, {"l": 2}, forward=nothing, throw=False)
     assert found.status == diffqcp.Status.NUMERICAL_TROUBLE
-    few = Clarabel(max_iter=1)
-    found = diffqcp.solve(one, A, jnp.ones(1), -b, {"l": 2}, forward=few, throw=False)
-    assert found.status == diffqcp.Status.ITERATION_LIMIT
+    # What a solver does not get done is done by another one.
+    options = {"forward": Clarabel(max_iter=1), "throw": False}
+    found = diffqcp.solve(one, A, jnp.ones(1), -b, {"l": 2}, **options)
+    assert found.status == diffqcp.Status.SOLVED
+    np.testing.assert_allclose(found.x, -1, rtol=0, atol=1e-14)
 
 
 def test_float32():

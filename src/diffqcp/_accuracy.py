@@ -1,6 +1,7 @@
 """How far a point is from being the solution, and what counts as being it."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,67 +12,65 @@ from .derivative import Data, Solution
 from .structure import AbstractQCPStructure
 
 
-class Yardstick(NamedTuple):
-    """What residuals of the optimality conditions are measured by, row by row.
+Residuals: TypeAlias = tuple[Float[Array, " n"], Float[Array, " m"]]
 
-    The error of a point is the largest of the ratios
 
-        |P x + A'y + q|_j / (p_j |x| + a_j |y| + |q_j|),
-        |A x + s - b|_i / (r_i |x| + |v_i| + |b_i|),
+def scaled_error(
+    structure: AbstractQCPStructure,
+    data: Data,
+    solution: Solution,
+    residuals: Residuals,
+) -> Float[Array, ""]:
+    """The error of a point for a problem in units of its own, as
+    [`diffqcp._scaling.equilibrate`][] makes them: the largest of the ratios
 
-    where `p`, `a` and `r` are the largest entries of the columns of `P` and `A` and of
-    the rows of `A`, norms are largest entries, and `|v_i|` is the largest in the cone of
-    row `i`. So it says by how much the data would have to change, relative to
-    themselves, for the point to be their solution (the backward error of Oettli and
-    Prager, "Compatibility of approximate solution of linear equations with given error
-    bounds for coefficients and right-hand sides", 1964), and one large number does not
-    hide the errors of other rows.
+        |P x + A'y + q|_j / (1 + |x| + |y|),    |A x + s - b|_i / (1 + |x| + |v_i|),
 
-    - `cap`: no denominator is larger, since on the way to infinity any residual is small
-        against the point itself.
+    where norms are largest entries, and `|v_i|` is the largest in the cone of row `i`. As
+    the entries of the data are at most about one, it says by how much the rows would
+    have to change, relative to themselves, for the point to be their solution (the
+    backward error of Oettli and Prager, "Compatibility of approximate solution of linear
+    equations with given error bounds for coefficients and right-hand sides", 1964). One
+    large number in the data as they were given does not hide the errors of other rows.
+
+    **Arguments:**
+
+    - `solution`, `residuals`: the point, and `P x + A'y + q` and `A x + s - b` there.
     """
+    x, y, s = solution
+    dual = jnp.ones_like(x) * (1 + _size(x) + _size(y))
+    primal = 1 + _size(x) + block_max(structure, jnp.abs(y - s))
+    # On the way to infinity any residual is small against the point itself. With this
+    # an exact point has one of at most sqrt(eps) times the data.
+    _, _, q, b = data
+    eps = float(jnp.finfo(x.dtype).eps)
+    largest = jnp.maximum(_size(q), _size(b))
+    cap = jnp.where(largest > 0, largest, 1) * (eps**0.5 / exact_error(x.dtype))
+    size = jnp.minimum(jnp.concatenate([dual, primal]), cap)
+    return jnp.max(jnp.abs(jnp.concatenate(residuals)) / size, initial=0)
 
-    P_cols: Float[Array, " n"]
-    A_cols: Float[Array, " n"]
-    A_rows: Float[Array, " m"]
-    q: Float[Array, " n"]
-    b: Float[Array, " m"]
-    cap: Float[Array, ""]
 
-    @classmethod
-    def make(cls, structure: AbstractQCPStructure, data: Data) -> "Yardstick":
-        """That of a problem."""
-        P, A, q, b = data
-        A_matrix = structure.A_matrix(A)
-        largest = jnp.maximum(_size(q), _size(b))
-        # So that an exact point has a residual of at most sqrt(eps) times the data.
-        eps = float(jnp.finfo(q.dtype).eps)
-        cap = jnp.where(largest > 0, largest, 1) * (eps**0.5 / exact_error(q.dtype))
-        x_ones, y_ones = jnp.ones_like(q), jnp.ones_like(b)
-        return cls(
-            structure.P_matrix(P).col_sizes(x_ones),
-            *(A_matrix.col_sizes(y_ones), A_matrix.row_sizes(x_ones)),
-            *(jnp.abs(q), jnp.abs(b), cap.astype(q.dtype)),
-        )
+def relative_error(
+    terms: Sequence[Array],
+    solution: Solution,
+    residuals: Residuals,
+) -> Float[Array, ""]:
+    """The error of a point for a problem in any units: its largest residual over its
+    largest term.
 
-    def error(
-        self,
-        structure: AbstractQCPStructure,
-        solution: Solution,
-        residuals: tuple[Float[Array, " n"], Float[Array, " m"]],
-    ) -> Float[Array, ""]:
-        """The error of a point with these residuals `P x + A'y + q` and `A x + s - b`."""
-        x, y, s = solution
-        x_size = _size(x)
-        dual = self.P_cols * x_size + self.A_cols * _size(y) + self.q
-        cone_size = block_max(structure, jnp.abs(y - s))
-        primal = self.A_rows * x_size + cone_size + self.b
-        size = jnp.minimum(jnp.concatenate([dual, primal]), self.cap)
-        residual = jnp.abs(jnp.concatenate(residuals))
-        # A NaN is kept. Without data, all but zero is infinitely wrong.
-        zero = residual == 0
-        ratios = jnp.where(zero, 0, residual / jnp.where(zero, 1, size))
-        return jnp.max(ratios, initial=0)
+    **Arguments:**
+
+    - `terms`: those of the residuals: `P x`, `A'y`, `q`, `A x`, `b`. Where a constraint
+        is not active, `b` and `s` do not count: they may be as large as one likes.
+    - `solution`, `residuals`: as for `scaled_error`.
+    """
+    Px, pulled, q, Ax, b = terms
+    _, y, s = solution
+    active = y != 0
+    bounds = jnp.where(active, jnp.abs(b), 0), jnp.where(active, jnp.abs(s), 0)
+    size = jnp.max(jnp.stack([_size(part) for part in (Px, pulled, q, Ax, *bounds)]))
+    residual = jnp.maximum(_size(residuals[0]), _size(residuals[1]))
+    return jnp.where(residual == 0, 0, residual / jnp.where(size > 0, size, 1))
 
 
 def _size(vector: Float[Array, " d"]) -> Float[Array, ""]:

@@ -6,7 +6,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from ._accuracy import exact_error, Yardstick
+from ._accuracy import exact_error, scaled_error
 from ._differentiate import linearise, Values
 from ._sharding import vary_together
 from .derivative import Data, Solution
@@ -45,10 +45,10 @@ def newton(
     programming", ICML 2017.)
 
     **Returns:** the best point, never worse than `(x, Pi(v), Pi(v) - v)` of the start;
-    its error, as [`diffqcp._accuracy.Yardstick`][] has it; and how many steps were taken.
+    its error, as [`diffqcp._accuracy.scaled_error`][] has it; and how many steps were
+    taken. The problem is to be in units of its own.
     """
     data, start = vary_together((data, start))
-    yardstick = Yardstick.make(structure, data)
     exact = exact_error(data[2].dtype)
 
     def at(x: Float[Array, " n"], v: Float[Array, " m"]) -> _Point:
@@ -58,7 +58,7 @@ def newton(
         dual = structure.P_mv(P, x) + A_matrix.transpose_mv(y) + q
         solution = (x, y, y - v)
         residuals = dual, A_matrix.mv(x) + solution[2] - b
-        return _Point(solution, yardstick.error(structure, solution, residuals))
+        return _Point(solution, scaled_error(structure, data, solution, residuals))
 
     def unfinished(state: _State) -> Bool[Array, ""]:
         point, _, misses, steps = state

@@ -7,7 +7,7 @@ batch only the items that need it, and where none does this costs nothing.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.lax as lax
@@ -204,8 +204,8 @@ def search(
 def search_batch(
     structure: AbstractQCPStructure,
     forward: AbstractBatchSolver,
-    data: Data,
-    start: Solution | None,
+    data: Any,
+    start: Any,
     solver: FrozenSolver,
     max_steps: int,
 ) -> Found:
@@ -232,8 +232,8 @@ def search_batch(
 
 @partial(jax.jit, static_argnums=(0, 3))
 def _prepare_batch(
-    structure: AbstractQCPStructure, data: Data, start: Solution | None, scaled: bool
-) -> _Prepared:
+    structure: AbstractQCPStructure, data: Any, start: Any, scaled: bool
+) -> Any:
     return jax.vmap(lambda data, start: _prepare(structure, data, start, scaled))(
         data, start
     )
@@ -242,11 +242,11 @@ def _prepare_batch(
 @partial(jax.jit, static_argnums=(0, 4))
 def _polish_batch(
     structure: AbstractQCPStructure,
-    prepared: _Prepared,
-    begin: Candidate,
+    prepared: Any,
+    begin: Any,
     solver: FrozenSolver,
     max_steps: int,
-) -> Candidate:
+) -> Any:
     def improve(prepared: _Prepared, begin: Candidate) -> Candidate:
         new = polish(structure, prepared.data, begin.found, solver.thaw(), max_steps)
         return _choose(begin._replace(error=jnp.inf * jnp.ones_like(new.error)), new)
@@ -255,9 +255,7 @@ def _polish_batch(
 
 
 @partial(jax.jit, static_argnums=0)
-def _begin_batch(
-    structure: AbstractQCPStructure, prepared: _Prepared, found: Found
-) -> Candidate:
+def _begin_batch(structure: AbstractQCPStructure, prepared: Any, found: Any) -> Any:
     return jax.vmap(partial(_begin, structure))(prepared, found)
 
 

@@ -177,10 +177,12 @@ class QCPSolver(eqx.Module):
     def _start(self, start: Any, dtype: Any) -> Solution:
         if isinstance(start, QCPSolution):
             start = (start.x, start.y, start.s)
-        if not isinstance(start, (tuple, list)) or len(start) != 3:
+        if not isinstance(start, (tuple, list)):
             raise TypeError(
                 f"start: expected a solution, or (x, y, s), got a {type(start).__name__}"
             )
+        if len(start) != 3:
+            raise ValueError(f"start: expected (x, y, s), got {len(start)} parts")
         n, m = self.structure.n, self.structure.m
         x, y, s = (
             jax.lax.stop_gradient(as_vector(f"start {name}", part, size, dtype))

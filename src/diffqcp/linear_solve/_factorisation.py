@@ -8,12 +8,10 @@ from jaxtyping import Array, Bool, Float
 
 from ..sparsity import SparsityPattern, SymmetricMatrix
 from ._quasidefinite import (
-    follow_rows,
-    is_singular,
+    factorise_evenly,
     Outcome,
     refine,
     Tolerances,
-    unless_both,
 )
 
 
@@ -107,14 +105,13 @@ class AbstractInverse(AbstractFactorisation):
             scaled = scale[rows] * size * scale[cols]
             return jnp.zeros_like(scale).at[rows].max(scaled).at[cols].max(scaled)
 
-        uneven = jnp.zeros((), bool)
-        if adapt:
-            relative = float(jnp.finfo(shift.dtype).eps) ** 0.5
-            shift, uneven = follow_rows(largest, shift, relative)
-        factor = self.factor(values, shift)
-        inverse = partial(self.solve, factor)
-        singular = is_singular(inverse, shift)
-        return (values, factor, unless_both(shift, singular, uneven)), singular
+        relative = float(jnp.finfo(shift.dtype).eps) ** 0.5 if adapt else None
+
+        def factor(shift: Float[Array, " N"]) -> tuple[tuple[Array, Any, Array], Any]:
+            made = self.factor(values, shift)
+            return (values, made, shift), partial(self.solve, made)
+
+        return factorise_evenly(factor, largest, shift, relative)
 
     def refined(
         self,

@@ -1,6 +1,6 @@
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -201,7 +201,8 @@ def follow_rows(
     """A shift that follows the sizes of the rows of `K`, if these are very different
     within a block, else `shift`; and whether it does.
 
-    With it the limit of (2) is no longer the orthogonal projection: see `unless_both`.
+    With it the limit of (2) is no longer the orthogonal projection, so it is not for a
+    `K` that is singular.
 
     **Arguments:**
 
@@ -211,26 +212,55 @@ def follow_rows(
     - `relative`: the shift of a `K` whose rows are of size one.
     """
     scale = jnp.ones_like(shift)
+    sizes = largest(scale)
+    # Rows of rounding errors are not to be made large.
+    counted = sizes > 1e-14 * jnp.max(sizes, initial=0)
     for _ in range(_ROUNDS):  # Ruiz's iteration
         size = largest(scale)
-        scale = scale / jnp.sqrt(jnp.where(size > 0, size, 1))
-    own = jnp.sign(shift) * relative / scale**2
+        scale = scale / jnp.sqrt(jnp.where(counted & (size > 0), size, 1))
+    own = jnp.where(counted, jnp.sign(shift) * relative / scale**2, shift)
     ratio = own / shift
     uneven = jnp.zeros((), bool)
-    for block in (shift > 0, shift < 0):
+    for block in (counted & (shift > 0), counted & (shift < 0)):
         most = jnp.max(jnp.where(block, ratio, 0), initial=0)
         least = jnp.min(jnp.where(block, ratio, jnp.inf), initial=jnp.inf)
         uneven = uneven | (most > _UNEVEN * least)
     return jnp.where(uneven, own, shift), uneven
 
 
-def unless_both(
-    shift: Float[Array, " N"], singular: Bool[Array, ""], uneven: Bool[Array, ""]
-) -> Float[Array, " N"]:
-    """`shift`, or NaN if `K` is singular and the shift follows its rows: then the limit
-    of (2) is a projection in other units than those of the data, so the solve is to fail.
+_Factors = TypeVar("_Factors")
+
+
+def factorise_evenly(
+    factor: Callable[[Float[Array, " N"]], tuple[_Factors, _Map]],
+    largest: _Map,
+    shift: Float[Array, " N"],
+    relative: float | None,
+) -> tuple[_Factors, Bool[Array, ""]]:
+    """The factors of `K + E`, and whether `K` is singular, with a shift that follows the
+    rows of `K` if these are very different in size and `K` is regular.
+
+    Where `K` is singular the units of the data count, and rows that are small may be
+    rounding errors: there the shift is the one given.
+
+    **Arguments:**
+
+    - `factor`: the factors for a shift, and `M^-1`.
+    - `largest`, `shift`, `relative`: as for `follow_rows`; without `relative` the shift
+        is the one given.
     """
-    return jnp.where(singular & uneven, jnp.nan, shift)
+    if relative is None:
+        factors, inverse = factor(shift)
+        return factors, is_singular(inverse, shift)
+    own, uneven = follow_rows(largest, shift, relative)
+    factors, inverse = factor(own)
+    singular = is_singular(inverse, own)
+
+    def again() -> tuple[_Factors, Bool[Array, ""]]:
+        factors, inverse = factor(shift)
+        return factors, is_singular(inverse, shift)
+
+    return lax.cond(singular & uneven, again, lambda: (factors, singular))
 
 
 _ROUNDS = 8
@@ -275,7 +305,6 @@ def refine(
     tol, floor, max_steps, well_posed = tolerances
     slowest = 0.5 if well_posed else 1
     scale = jnp.sqrt(jnp.abs(shift))
-    vector = vector + 0 * shift  # a shift of NaN is not to be hidden by comparisons
 
     def range_part(vector, weight):
         return _range_part(inverse, shift, singular, vector, weight, tolerances)

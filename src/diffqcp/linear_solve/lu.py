@@ -1,4 +1,4 @@
-from functools import partial
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,13 +8,11 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Integer
 from ..kkt import KKTOperator
 from ._quasidefinite import (
     AbstractQuasidefiniteSolver,
-    follow_rows,
-    is_singular,
+    factorise_evenly,
     Outcome,
     QuasidefiniteState,
     refine,
     Tolerances,
-    unless_both,
 )
 
 
@@ -39,8 +37,7 @@ class LU(AbstractQuasidefiniteSolver):
     """Dense LU of the regularised `K`, refined: `solve_method="jax-lu"`.
 
     Takes `(n + m)^2` numbers of memory and `2/3 (n + m)^3` operations once, `O((n+m)^2)`
-    for each right-hand side. Returns `K^+ r` where `K` is singular, but fails there if
-    the sizes of its rows are very different.
+    for each right-hand side. Returns `K^+ r` where `K` is singular.
 
     **Arguments:**
 
@@ -71,19 +68,22 @@ class LU(AbstractQuasidefiniteSolver):
     ) -> tuple[DenseFactors, Bool[Array, ""]]:
         """By `jax.scipy.linalg.lu_factor`."""
         matrix = operator.as_matrix()
-        uneven = jnp.zeros((), bool)
+        relative = None
         if self.regularisation is None:
-            size = jnp.abs(matrix)
-            shift, uneven = follow_rows(
-                lambda scale: scale * jnp.max(size * scale[None], axis=1, initial=0),
-                shift,
-                self.relative_shift(shift.dtype),
-            )
-        lu, pivots = jsl.lu_factor(matrix + jnp.diag(shift))
-        inverse = partial(jsl.lu_solve, (lu, pivots))
-        singular = is_singular(inverse, shift)
-        shift = unless_both(shift, singular, uneven)
-        return DenseFactors(matrix, shift, lu, pivots), singular
+            relative = self.relative_shift(shift.dtype)
+        size = jnp.abs(matrix)
+
+        def factor(shift: Float[Array, " N"]) -> tuple[DenseFactors, Callable]:
+            lu, pivots = jsl.lu_factor(matrix + jnp.diag(shift))
+            factors = DenseFactors(matrix, shift, lu, pivots)
+            return factors, factors.inverse
+
+        return factorise_evenly(
+            factor,
+            lambda scale: scale * jnp.max(size * scale[None], axis=1, initial=0),
+            shift,
+            relative,
+        )
 
     def refined(
         self,
