@@ -79,8 +79,8 @@ def test_only_what_it_cannot_solve_is_left_to_the_other_solver():
 
     CALLS.clear()
     found = jax.block_until_ready(jax.vmap(solve)(p, q, b))
-    # Of the second item, in units of its own.
-    assert len(set(CALLS)) == 1
+    # The second item, in units of its own, and what takes the place of the fourth.
+    assert -0.75 in CALLS and len(CALLS) <= 2
     wanted = [Status.SOLVED, Status.INFEASIBLE, Status.SOLVED, Status.NOT_FINITE]
     np.testing.assert_array_equal(found.status, [*wanted, Status.SOLVED])
     np.testing.assert_allclose(found.x[:, 0], [2, np.nan, 3, np.nan, 1], atol=1e-9)

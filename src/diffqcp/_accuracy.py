@@ -47,7 +47,8 @@ def scaled_error(
     largest = jnp.maximum(_size(q), _size(b))
     cap = jnp.where(largest > 0, largest, 1) * (eps**0.5 / exact_error(x.dtype))
     size = jnp.minimum(jnp.concatenate([dual, primal]), cap)
-    return jnp.max(jnp.abs(jnp.concatenate(residuals)) / size, initial=0)
+    residual = jnp.concatenate(residuals)
+    return jnp.max(jnp.abs(residual) / size, initial=0) + _poison(residual)
 
 
 def relative_error(
@@ -70,7 +71,13 @@ def relative_error(
     bounds = jnp.where(active, jnp.abs(b), 0), jnp.where(active, jnp.abs(s), 0)
     size = jnp.max(jnp.stack([_size(part) for part in (Px, pulled, q, Ax, *bounds)]))
     residual = jnp.maximum(_size(residuals[0]), _size(residuals[1]))
-    return jnp.where(residual == 0, 0, residual / jnp.where(size > 0, size, 1))
+    error = jnp.where(residual == 0, 0, residual / jnp.where(size > 0, size, 1))
+    return error + _poison(jnp.concatenate(residuals))
+
+
+def _poison(vector: Float[Array, " d"]) -> Float[Array, ""]:
+    """Zero, or NaN if the vector is not finite: the largest of numbers may hide a NaN."""
+    return jnp.sum(0 * vector)
 
 
 def _size(vector: Float[Array, " d"]) -> Float[Array, ""]:
