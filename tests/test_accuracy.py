@@ -214,7 +214,7 @@ def test_units():
 
     expected = gradients(P, A, q, b)
     rows = 10 ** rng.uniform(-6, 6, size=p + k)
-    for r, c in ((rows, 1.0), (np.ones(p + k), 1e-6), (1e-6 * rows, 1e6)):
+    for r, c in ((rows, 1.0), (np.ones(p + k), 1e-6), (np.full(p + k, 1e-6), 1e6)):
         dP, dA, dq, db = gradients(c * P, r[:, None] * A, c * q, r * b)
         scaled_back = c * dP, r[:, None] * dA, c * dq, r * db
         for got, part in zip(scaled_back, expected, strict=True):

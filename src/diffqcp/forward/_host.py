@@ -121,7 +121,7 @@ class AbstractHostSolver(AbstractBatchSolver):
         vectors = [jax.ShapeDtypeStruct((size,), dtype) for size in (n, m, m)]
         integer = jax.ShapeDtypeStruct((), jnp.int32)
         found = jax.pure_callback(
-            _family(self, structure).solve_batch,
+            functools.partial(_family(self, structure).solve_batch, dtype=dtype),
             (*vectors, integer, integer),
             data,
             start,
@@ -177,9 +177,14 @@ class _Family:
         yield workspace
         self._idle.append(workspace)
 
-    def solve_batch(self, data: Sequence[Any], start: Start | None) -> Found:
-        """All items of a batch, whose axes come first and may have length one."""
-        dtype = np.asarray(data[2]).dtype
+    def solve_batch(
+        self, data: Sequence[Any], start: Start | None, dtype: Any = None
+    ) -> Found:
+        """All items of a batch, whose axes come first and may have length one. The
+        results are of `dtype`, if it is given, else of that of the data: the thread of a
+        callback may not know of `jax.enable_x64`, and get data that are rounded.
+        """
+        dtype = np.asarray(data[2]).dtype if dtype is None else dtype
         P, A, q, b = (np.asarray(part, np.float64) for part in data)
         gather_P, gather_A = self.patterns
         arrays = [gather_P(P), gather_A(A), q, _along(self.rows, b)]
