@@ -57,6 +57,23 @@ from tests.reference import random_problem
 import cvxpy as cp
 from diffqcp.integrations.cvxpy import backward, host_qcp, sensitivity
 
+from diffqcp._callbacks import host_callback
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# Of several devices, all but one are called back from threads of their own, which do
+# not know of the context.
+assert len(jax.devices()) == 2
+mesh, spec = Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec("batch")
+with jax.enable_x64(True):
+    numbers = jax.device_put(np.arange(4) / 3, NamedSharding(mesh, spec))
+    same = jax.shard_map(
+        lambda x: host_callback(
+            lambda x: x, jax.typeof(x), x, vmap_method="expand_dims"
+        ),
+        mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False,
+    )
+    np.testing.assert_array_equal(jax.jit(same)(numbers), np.arange(4) / 3)
+
 
 def gradient(seed):
     problem, solution = random_problem(FAMILIES["mixed"], seed)
@@ -120,4 +137,5 @@ for seed, first in enumerate((False, True)):
 def test_float32_and_float64_in_one_process():
     """Each way in, in both modes, one after the other in both orders."""
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+    flags += " --xla_force_host_platform_device_count=2"
     run(MODES, JAX_ENABLE_X64="0", XLA_FLAGS=flags)

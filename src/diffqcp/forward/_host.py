@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
+from .._callbacks import host_callback
 from .._checks import check_number
 from ..cones.psd import PSDOrder, triangle
 from ..derivative import Data
@@ -81,7 +82,7 @@ class HostBatch:
 
 
 class AbstractHostSolver(AbstractBatchSolver):
-    """A solver outside XLA, called through `jax.pure_callback`.
+    """A solver outside XLA, called back from it.
 
     The items of a batch are divided among threads, so `run` should release the
     interpreter's lock for most of its time.
@@ -120,14 +121,13 @@ class AbstractHostSolver(AbstractBatchSolver):
         dtype, n, m = data[2].dtype, structure.n, structure.m
         vectors = [jax.ShapeDtypeStruct((size,), dtype) for size in (n, m, m)]
         integer = jax.ShapeDtypeStruct((), jnp.int32)
-        found = jax.pure_callback(
-            functools.partial(_family(self, structure).solve_batch, dtype=dtype),
-            (*vectors, integer, integer),
+        return host_callback(
+            _family(self, structure).solve_batch,
+            Found(*vectors, integer, integer),
             data,
             start,
             vmap_method="expand_dims",
         )
-        return Found(*found)
 
     def solve_batch(
         self, structure: AbstractQCPStructure, data: Sequence[Any], start: Start | None
@@ -177,14 +177,9 @@ class _Family:
         yield workspace
         self._idle.append(workspace)
 
-    def solve_batch(
-        self, data: Sequence[Any], start: Start | None, dtype: Any = None
-    ) -> Found:
-        """All items of a batch, whose axes come first and may have length one. The
-        results are of `dtype`, if it is given, else of that of the data: the thread of a
-        callback may not know of `jax.enable_x64`, and get data that are rounded.
-        """
-        dtype = np.asarray(data[2]).dtype if dtype is None else dtype
+    def solve_batch(self, data: Sequence[Any], start: Start | None) -> Found:
+        """All items of a batch, whose axes come first and may have length one."""
+        dtype = np.asarray(data[2]).dtype
         P, A, q, b = (np.asarray(part, np.float64) for part in data)
         gather_P, gather_A = self.patterns
         arrays = [gather_P(P), gather_A(A), q, _along(self.rows, b)]

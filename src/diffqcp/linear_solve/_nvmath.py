@@ -14,6 +14,7 @@ from nvmath.sparse.advanced import (  # pyright: ignore[reportMissingImports]
     DirectSolverMatrixViewType,
 )
 
+from .._callbacks import host_callback
 from ..csr import CompressedRows
 from ._factorisation import AbstractInverse
 
@@ -44,7 +45,7 @@ class NvmathFactorisation(AbstractInverse):
         self, factor: Float[Array, " nnz"], vector: Float[Array, " N"]
     ) -> Float[Array, " N"]:
         """By `DirectSolver`."""
-        return jax.pure_callback(
+        return host_callback(
             self._solve, vector, factor, vector, vmap_method="sequential"
         )
 

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spl
 from jaxtyping import Array, Float
 
+from .._callbacks import host_callback
 from ..sparsity import flat_places
 from ._factorisation import AbstractInverse
 
@@ -53,14 +54,14 @@ class QDLDLFactorisation(AbstractInverse):
     ) -> Array:
         """The factor as pairs of 32-bit words: JAX may have no doubles."""
         shape = jax.ShapeDtypeStruct((2 * self.fill,), jnp.uint32)
-        return jax.pure_callback(
+        return host_callback(
             self._factorise, shape, values, shift, vmap_method="sequential"
         )
 
     def solve(self, factor: Array, vector: Float[Array, " N"]) -> Float[Array, " N"]:
         """By `scipy.sparse.linalg.spsolve_triangular`."""
         shape = jax.ShapeDtypeStruct((self.order,), vector.dtype)
-        return jax.pure_callback(
+        return host_callback(
             self._solve, shape, factor, vector, vmap_method="sequential"
         )
 

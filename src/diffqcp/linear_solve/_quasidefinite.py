@@ -10,6 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Float, Integer
 
+from .._sharding import vary_together
 from ..kkt import KKTOperator
 from ._options import check_count, check_fraction
 
@@ -253,14 +254,18 @@ def factorise_evenly(
         factors, inverse = factor(shift)
         return factors, is_singular(inverse, shift)
     own, uneven = follow_rows(largest, shift, relative)
-    factors, inverse = factor(own)
-    singular = is_singular(inverse, own)
 
-    def again() -> tuple[_Factors, Bool[Array, ""]]:
+    def attempt(shift: Float[Array, " N"]) -> tuple[_Factors, Bool[Array, ""]]:
         factors, inverse = factor(shift)
         return factors, is_singular(inverse, shift)
 
-    return lax.cond(singular & uneven, again, lambda: (factors, singular))
+    # A loop of at most one step, which under `vmap` is left out if no item wants it.
+    def again(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        return *attempt(shift), state[2] & False
+
+    factors, singular = attempt(own)
+    start = vary_together((factors, singular, singular & uneven))
+    return lax.while_loop(lambda state: state[2], again, start)[:2]
 
 
 _ROUNDS = 8
