@@ -4,7 +4,6 @@ import threading
 import weakref
 from typing import Any
 
-import jax
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Array, Float
