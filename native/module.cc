@@ -30,7 +30,7 @@ namespace {
 Gemm* gemm = nullptr;
 diffqcp::Eigen* eigen = nullptr;
 
-using Plan = ffi::Buffer<ffi::S32>;
+using Plan = ffi::Buffer<ffi::S32>;      // and other arrays of integers
 using Numbers = ffi::AnyBuffer;           // float32 or float64, float64 inside
 using Words = ffi::Buffer<ffi::U32>;      // pairs of them are doubles
 using Flags = ffi::Buffer<ffi::PRED>;
@@ -125,17 +125,27 @@ bool real(const Numbers& numbers) {
   return numbers.element_type() == ffi::F32 || numbers.element_type() == ffi::F64;
 }
 
-// What the factor of an item holds: panels, inverse pivots, the shift, and the rate at
-// which null spaces are found.
+// What the factor of an item holds: panels, inverse pivots, the shift, and of what is known
+// of the rank the rate, the relative shift, and whether it is even.
 struct Factor {
-  double *panels, *inverse, *shift, *rate;
+  double *panels, *inverse, *shift, *known;
 
   Factor(const Pattern& K, double* start)
       : panels(start), inverse(start + K.size()), shift(inverse + K.n),
-        rate(shift + K.n) {}
+        known(shift + K.n) {}
+
+  void keep(const Refinement::Rank& rank) const {
+    known[0] = rank.rate;
+    known[1] = rank.relative;
+    known[2] = rank.even;
+  }
+
+  Refinement::Rank rank(bool singular) const {
+    return {singular, 0, known[0], known[1], known[2] != 0};
+  }
 
   static int64_t size(const Pattern& K) {
-    return K.size() + 2 * static_cast<int64_t>(K.n) + 1;
+    return K.size() + 2 * static_cast<int64_t>(K.n) + 3;
   }
 };
 
@@ -169,6 +179,18 @@ class Check {
   Check& numbers(const char* name, const Numbers& numbers) {
     if (fault_.empty() && !real(numbers))
       fault_ = std::string(name) + ": expected float32 or float64";
+    return *this;
+  }
+
+  // One number of 0 ... n - 1 for each row, for all items.
+  Check& below(const char* name, Plan numbers, Index n) {
+    if (!passed()) return *this;
+    const Index* first = numbers.typed_data();
+    const int64_t count = static_cast<int64_t>(numbers.element_count());
+    if (count != n || !std::all_of(first, first + count,
+                                   [n](Index k) { return 0 <= k && k < n; }))
+      fault_ = std::string(name) + ": expected " + std::to_string(n) +
+               " numbers, from 0 to less than that";
     return *this;
   }
 
@@ -212,12 +234,13 @@ class Check {
   std::string fault_;
 };
 
-ffi::Error check_factorise(Plan plan, const Numbers& values, const Numbers& shift,
-                           ffi::Result<Words>& words, ffi::Result<Flags>& singular) {
+ffi::Error check_factorise(Plan plan, Plan groups, const Numbers& values,
+                           const Numbers& shift, ffi::Result<Words>& words, ffi::Result<Flags>& singular) {
   Check check("words", words->dimensions(), plan);
   if (!check.passed()) return check.error();
   const Pattern K(plan.typed_data());
-  return check.numbers("values", values)
+  return check.below("groups", groups, K.n)
+      .numbers("values", values)
       .numbers("shift", shift)
       .argument("values", values.dimensions(), K.entries)
       .argument("shift", shift.dimensions(), K.n)
@@ -265,10 +288,10 @@ struct Guarded<handler> {
   }
 };
 
-ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Numbers values, Numbers shift,
-                     bool adapt, bool well_posed, ffi::Result<Words> words,
+ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Plan groups, Numbers values,
+                     Numbers shift, bool adapt, bool well_posed, ffi::Result<Words> words,
                      ffi::Result<Flags> singular) {
-  if (ffi::Error fault = check_factorise(plan, values, shift, words, singular);
+  if (ffi::Error fault = check_factorise(plan, groups, values, shift, words, singular);
       fault.failure())
     return fault;
   const Pattern K(plan.typed_data());
@@ -280,10 +303,10 @@ ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Numbers values, Numbers sh
     const Values entries(values, value_of(item), K.entries);
     read(shift, shift_of(item), K.n, K.pivots, factor.shift);
     const Refinement::Rank rank = diffqcp::factorise_with_shift(
-        K, Factorisation(K, gemm), entries.data(), adapt, well_posed, factor.panels,
-        factor.inverse, factor.shift);
+        K, Factorisation(K, gemm), entries.data(), groups.typed_data(), adapt, well_posed,
+        factor.panels, factor.inverse, factor.shift);
     singular->typed_data()[item] = rank.singular;
-    *factor.rate = rank.rate;
+    factor.keep(rank);
   });
   return ffi::Error::Success();
 }
@@ -307,30 +330,29 @@ void grouped(ffi::ThreadPool& pool, int64_t count, bool shared, const Body& body
   });
 }
 
-// Keeps the eigenvectors of the last matrix, for its other right-hand sides. A matrix is
+// Keeps what has been made for the last matrix, for its other right-hand sides. A matrix is
 // known by where its shift is.
-class LastSpectrum {
+template <typename Made>
+class Last {
  public:
-  // Whether `r` has become K^+ r.
-  bool solve(const Pattern& K, const double* values, const double* shift,
-             std::vector<double>& r) {
+  // Null if there is not enough memory.
+  template <typename Make>
+  std::shared_ptr<const Made> get(const double* shift, const Make& make) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (shift_ != shift) {
       shift_ = shift;
-      spectrum_.reset();
+      made_.reset();
       try {
-        spectrum_ = std::make_unique<diffqcp::Spectrum>(K, values, shift, eigen);
+        made_ = std::make_shared<const Made>(make());
       } catch (const std::bad_alloc&) {
       }
     }
-    if (spectrum_ == nullptr || !spectrum_->known()) return false;
-    spectrum_->solve(r);
-    return true;
+    return made_;
   }
 
  private:
   std::mutex mutex_;
-  std::unique_ptr<diffqcp::Spectrum> spectrum_;
+  std::shared_ptr<const Made> made_;
   const double* shift_ = nullptr;
 };
 
@@ -351,7 +373,8 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
   // A regular matrix that is shared takes several right-hand sides at a time.
   const bool shared = value_of.shared() && words_of.shared() && singular_of.shared() &&
                       !singular.typed_data()[0];
-  LastSpectrum spectrum;
+  Last<diffqcp::Spectrum> spectra;
+  Last<diffqcp::NullSpace> null_spaces;
   grouped(pool, items(dims), shared, [&](int64_t item, auto size) {
     constexpr int C = decltype(size)::value;
     const Values entries(values, value_of(item), K.entries);
@@ -365,18 +388,29 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
     Outcome outcome[C];
     const diffqcp::Tolerances tolerances{tolerance, floor, max_steps, well_posed};
     // Without factors, since K is not finite, there are no solutions.
-    const bool known = K.n == 0 || !std::isnan(*factor.rate);
-    if (known)
-      refinement.solve<C>(singular.typed_data()[singular_of(item)], *factor.rate,
-                          tolerances, r, outcome);
-    else
+    const Refinement::Rank rank = factor.rank(singular.typed_data()[singular_of(item)]);
+    const bool known = K.n == 0 || !std::isnan(rank.rate);
+    std::shared_ptr<const diffqcp::NullSpace> null_space;
+    if (known && rank.singular && !rank.even)
+      null_space = null_spaces.get(
+          factor.shift, [&] { return refinement.null_space(rank, tolerances); });
+    if (!known)
       diffqcp::unsolved<C>(r, outcome);
+    else if (null_space == nullptr || null_space->known())
+      refinement.solve<C>(rank, null_space.get(), tolerances, r, outcome);
+    else
+      std::fill(outcome, outcome + C, Outcome{std::numeric_limits<double>::infinity(), 0});
     for (int c = 0; c < C; ++c) {
       if (known && !well_posed && tolerances.missed(outcome[c].error)) {
         std::vector<double> single(K.n);
         read(vector, vector_of(item + c), K.n, K.pivots, single.data());
-        if (Refinement::finite(single) &&
-            spectrum.solve(K, entries.data(), factor.shift, single)) {
+        const auto spectrum = !Refinement::finite(single)
+            ? nullptr
+            : spectra.get(factor.shift, [&] {
+                return diffqcp::Spectrum(K, entries.data(), factor.shift, eigen);
+              });
+        if (spectrum != nullptr && spectrum->known()) {
+          spectrum->solve(single);
           for (Index k = 0; k < K.n; ++k) r[static_cast<size_t>(k) * C + c] = single[k];
           outcome[c].error = tolerance;
         }
@@ -392,6 +426,7 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
 XLA_FFI_DEFINE_HANDLER(kFactorise, Guarded<factorise>::call,
                        ffi::Ffi::Bind()
                            .Ctx<ffi::ThreadPool>()
+                           .Arg<Plan>()
                            .Arg<Plan>()
                            .Arg<Numbers>()
                            .Arg<Numbers>()

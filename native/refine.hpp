@@ -9,6 +9,7 @@
 #include <limits>
 #include <vector>
 
+#include "null_space.hpp"
 #include "scaling.hpp"
 
 namespace diffqcp {
@@ -45,6 +46,10 @@ class Refinement {
     double error;  // of one solve
     // At which (2) removes what is not in the null space; one, if it hardly does.
     double rate;
+    // E, relative to the entries of an equilibrated K; zero if that is not known.
+    double relative = 0;
+    // Whether E is one number for all null vectors of a block, or follows the rows.
+    bool even = true;
 
     // Whether the factors are accurate: not if they overflow, and the error is NaN. More
     // is asked for where (2) depends on it.
@@ -76,7 +81,7 @@ class Refinement {
     if (!small) return {false, 0, 0};
     const std::vector<double> probe = random_residual();
     std::vector<double> left = probe, next(n_);
-    contract(left);
+    contract(kResidual, left);
     const bool singular = norm(kResidual, left) > 0.01;
     Rank rank{singular, 0, 0};
     if (singular || large) {
@@ -88,14 +93,14 @@ class Refinement {
     }
     if (!singular || (again && !rank.fair())) return rank;
     next = left;
-    contract(next);
+    contract(kResidual, next);
     for (Index k = 0; k < n_; ++k) next[k] -= left[k];
     rank.rate = norm(kResidual, next);
     // A small change is that of an eigenvalue much larger than E, or much smaller: then it
     // repeats itself.
     const double noise = kClear + 10 * rank.error * norm(kResidual, left);
     if (rank.rate > noise) {
-      contract(next);
+      contract(kResidual, next);
       if (!(norm(kResidual, next) < noise + 10 * rank.rate * rank.rate)) rank.rate = 1;
     }
     return rank;
@@ -110,22 +115,22 @@ class Refinement {
   }
 
   // Overwrites C interleaved right-hand sides by the solutions. Only a single one may be
-  // of a singular K; `rate` is what rank() has found. If a null vector has escaped notice,
-  // all of (2) is needed.
+  // of a singular K; `rank` is what has been found about it, and `null_space` is there if
+  // the shift is uneven. If a null vector has escaped notice, all of (2) is needed.
   template <int C>
-  void solve(bool singular, double rate, const Tolerances& tolerances,
+  void solve(const Rank& rank, const NullSpace* null_space, const Tolerances& tolerances,
              std::vector<double>& r, Outcome* outcome) const {
     std::vector<double> z;
-    if (singular) {
+    if (rank.singular) {
       // If r is in the range, which is usual, all that goes wrong are rounding errors.
       Tolerances quick = tolerances;
       quick.well_posed = true;
-      refine<1>(quick, r, z, outcome);
-      const int steps = steps_of_removal(rate, tolerances);
-      if (outcome->error <= tolerances.tolerance && steps > 0)
+      if (null_space == nullptr) refine<1>(quick, r, z, outcome);
+      const int steps = steps_of_removal(rank.rate, tolerances);
+      if (null_space == nullptr && outcome->error <= tolerances.tolerance && steps > 0)
         remove(steps, tolerances, kSolution, z);
       else
-        z = refine_singular(steps, tolerances, r, outcome);
+        z = refine_singular(steps, rank, null_space, tolerances, r, outcome);
       r.swap(z);
       return;
     }
@@ -136,10 +141,40 @@ class Refinement {
       for (Index k = 0; k < n_; ++k) single[k] = r[static_cast<size_t>(k) * C + c];
       if (!finite(single)) continue;
       const int steps = steps_of_removal(kUnknown, tolerances);
-      single = refine_singular(steps, tolerances, std::move(single), &outcome[c]);
+      single = refine_singular(steps, rank, null_space, tolerances, std::move(single),
+                               &outcome[c]);
       for (Index k = 0; k < n_; ++k) z[static_cast<size_t>(k) * C + c] = single[k];
     }
     r.swap(z);
+  }
+
+  // The null space, if E follows the rows of K: then (2) does not project orthogonally in
+  // the units of the data.
+  NullSpace null_space(const Rank& rank, const Tolerances& tolerances) const {
+    constexpr double trace = 1e-6;  // a random vector has more of each null vector
+    const int steps = steps_of_removal(rank.rate, tolerances);
+    std::vector<double> units(n_), vector(n_), part;
+    for (Index k = 0; k < n_; ++k) units[k] = 1 / std::sqrt(std::abs(shift_[k]));
+    std::vector<std::vector<double>> basis;
+    Random random;
+    while (steps > 0 && basis.size() <= NullSpace::kMost) {
+      for (Index k = 0; k < n_; ++k) vector[k] = random() / units[k];
+      const double size = norm(kResidual, vector);
+      for (int repeat = 0; repeat < 2; ++repeat) {
+        null_part(steps, tolerances, kResidual, vector, part, [](const auto&) {});
+        contract_accurately(part);
+        vector.swap(part);
+      }
+      // From a residual to a null vector, whose signs do not matter within a block.
+      for (Index k = 0; k < n_; ++k) vector[k] *= units[k];
+      for (int repeat = 0; repeat < 2; ++repeat)
+        for (const auto& unit : basis) NullSpace::subtract(unit, vector);
+      if (!(std::sqrt(NullSpace::dot(vector, vector)) > trace * size))
+        return NullSpace(std::move(basis), units);
+      NullSpace::normalise(vector);
+      basis.push_back(vector);
+    }
+    return NullSpace();
   }
 
   // Where it has not been measured.
@@ -151,17 +186,26 @@ class Refinement {
   }
 
  private:
-  // Numbers of mean zero and variance one, in the units of residuals; always the same.
+  // Numbers of mean zero and variance one; always the same.
+  class Random {
+   public:
+    double operator()() {
+      state_ ^= state_ << 13;  // Marsaglia's xorshift
+      state_ ^= state_ >> 7;
+      state_ ^= state_ << 17;
+      const double uniform = static_cast<double>(state_ >> 11) * 0x1p-53;
+      return std::sqrt(12.0) * (uniform - 0.5);
+    }
+
+   private:
+    uint64_t state_ = 0x9E3779B97F4A7C15;
+  };
+
+  // In the units of residuals.
   std::vector<double> random_residual() const {
     std::vector<double> numbers(n_);
-    uint64_t state = 0x9E3779B97F4A7C15;
-    for (Index k = 0; k < n_; ++k) {
-      state ^= state << 13;  // Marsaglia's xorshift
-      state ^= state >> 7;
-      state ^= state << 17;
-      const double uniform = static_cast<double>(state >> 11) * 0x1p-53;
-      numbers[k] = std::sqrt(12 * std::abs(shift_[k])) * (uniform - 0.5);
-    }
+    Random random;
+    for (Index k = 0; k < n_; ++k) numbers[k] = std::sqrt(std::abs(shift_[k])) * random();
     return numbers;
   }
 
@@ -216,25 +260,45 @@ class Refinement {
   // The vectors p of (2), which find the other part of `r`, are steps of (1) too: with
   // p_0 = r and p_j = E M^-1 p_(j-1), the steps from z = 0 on are E^-1 p_j. What (2) ends
   // with is in each of them, and taken off.
-  std::vector<double> refine_singular(int steps, const Tolerances& tolerances,
-                                      std::vector<double> r, Outcome* outcome) const {
-    const double smallest = tolerances.floor * norm(kResidual, r);
-    std::vector<double> z(n_, 0.0), part, sum(n_, 0.0);
+  std::vector<double> refine_singular(int steps, const Rank& rank,
+                                      const NullSpace* null_space,
+                                      const Tolerances& tolerances, std::vector<double> r,
+                                      Outcome* outcome) const {
+    const double whole_r = norm(kResidual, r), smallest = tolerances.floor * whole_r;
+    std::vector<double> z(n_, 0.0), part = r, sum(n_, 0.0);
     *outcome = {std::numeric_limits<double>::infinity(), 0};
     if (steps == 0) return z;
-    int count = 0;
-    const auto collect = [&](const std::vector<double>& p) {
-      for (Index k = 0; k < n_; ++k) sum[k] += p[k];
-      ++count;
+    const auto remove_from = [&](Units units, std::vector<double>& vector) {
+      if (null_space != nullptr)
+        null_space->remove(vector);
+      else
+        remove(steps, tolerances, units, vector);
     };
-    null_part(steps, tolerances, kResidual, r, part, collect);
-    contract_accurately(part);
-    for (Index k = 0; k < n_; ++k) {
-      r[k] -= part[k];
-      z[k] = (sum[k] - count * part[k]) / shift_[k];
+    if (null_space != nullptr) {
+      null_space->remove(r);
+      for (Index k = 0; k < n_; ++k) part[k] -= r[k];
+      if (!is_null(part, rank.relative)) return z;
+      z = r;
+      factorisation_.solve<1>(panels_, inverse_, z.data());
+    } else {
+      int count = 0;
+      const auto collect = [&](const std::vector<double>& p) {
+        for (Index k = 0; k < n_; ++k) sum[k] += p[k];
+        ++count;
+      };
+      null_part(steps, tolerances, kResidual, r, part, collect);
+      contract_accurately(part);
+      for (Index k = 0; k < n_; ++k) {
+        r[k] -= part[k];
+        z[k] = (sum[k] - count * part[k]) / shift_[k];
+      }
+      if (norm(kResidual, part) > kTrace * whole_r) {
+        for (Index k = 0; k < n_; ++k) part[k] /= shift_[k];
+        if (!is_null(part, rank.relative)) return std::vector<double>(n_, 0.0);
+      }
+      remove(steps, tolerances, kResidual, r);
     }
-    remove(steps, tolerances, kResidual, r);
-    remove(steps, tolerances, kSolution, z);
+    remove_from(kSolution, z);
     std::vector<double> correction(n_);
     double last = norm(kSolution, z), ratio = 0;
     if (last == 0) *outcome = {0, 1};
@@ -243,7 +307,7 @@ class Refinement {
       factorisation_.multiply<1>(values_, z.data(), correction.data());
       for (Index k = 0; k < n_; ++k) correction[k] = r[k] - correction[k];
       factorisation_.solve<1>(panels_, inverse_, correction.data());
-      remove(steps, tolerances, kSolution, correction);
+      remove_from(kSolution, correction);
       for (Index k = 0; k < n_; ++k) z[k] += correction[k];
       const double length = norm(kSolution, correction);
       const double whole = std::max(norm(kSolution, z), smallest);
@@ -253,6 +317,16 @@ class Refinement {
       ++outcome->steps;
     }
     return z;
+  }
+
+  // Whether what (2) has found is in the null space: eigenvalues that are small beside E,
+  // but no rounding errors, pass for zero there.
+  bool is_null(const std::vector<double>& part, double relative) const {
+    constexpr double rounding = 1e-12;  // with margin for long sums
+    if (relative == 0) return true;
+    std::vector<double> product(n_);
+    factorisation_.multiply<1>(values_, part.data(), product.data());
+    return relative * norm(kResidual, product) <= rounding * norm(kSolution, part);
   }
 
   // How often (2) is applied at most until what is left is the part in the null space; 0
@@ -277,7 +351,7 @@ class Refinement {
     part = vector;
     for (int step = 0; step < steps; ++step) {
       before = part;
-      contract(part);
+      contract(units, part);
       collect(part);
       for (Index k = 0; k < n_; ++k) before[k] -= part[k];
       const double change = norm(units, before), ratio = change / last;
@@ -300,23 +374,29 @@ class Refinement {
 
   // A part in the null space that is gone, to rounding errors, when it is removed once.
   static constexpr double kSlight = 1e-7;
+  // One that is looked at, and not taken for a rounding error.
+  static constexpr double kTrace = 1e-12;
 
-  // One step of (2).
-  void contract(std::vector<double>& vector) const {
+  // One step of (2): of E M^-1 for a residual, and of its transpose for a solution.
+  void contract(Units units, std::vector<double>& vector) const {
+    const auto multiply = [&] {
+      for (Index k = 0; k < n_; ++k) vector[k] *= shift_[k];
+    };
+    if (units == kSolution) multiply();
     factorisation_.solve<1>(panels_, inverse_, vector.data());
-    for (Index k = 0; k < n_; ++k) vector[k] *= shift_[k];
+    if (units == kResidual) multiply();
   }
 
   // The same for a residual, with the solution of its system refined: errors of the factors
   // are in all components, also those that (2) has removed.
   void contract_accurately(std::vector<double>& vector) const {
     std::vector<double> solved(n_), left = vector;
-    contract(vector);
+    contract(kResidual, vector);
     for (Index k = 0; k < n_; ++k) solved[k] = vector[k] / shift_[k];
     std::vector<double> product(n_);
     factorisation_.multiply<1>(values_, solved.data(), product.data());
     for (Index k = 0; k < n_; ++k) left[k] -= product[k] + vector[k];
-    contract(left);
+    contract(kResidual, left);
     for (Index k = 0; k < n_; ++k) vector[k] += left[k];
   }
 
@@ -346,21 +426,19 @@ class Refinement {
   const double *values_, *panels_, *inverse_, *shift_;
 };
 
-// Factorises K + E. `shift` is the one to start from, and becomes the one taken: a larger
-// one if the factors are not accurate; if K seems singular, a smaller one if they are, but
-// (2) is not close to a projection, as then some eigenvalues of K are not much larger than
-// E. If that does not help, they may be of all sizes, and K regular all the same, which a
-// shift of the size of rounding errors shows. If the rows of K are of different sizes, a
-// shift that follows them may show it too: then it is taken. Where K is singular and its
-// rows differ, (2) is not trusted. Returns the last of what rank() has said. If K is known
-// to be regular, nothing of this. If K is not finite, nothing is computed, and the rate is
-// NaN.
+// Factorises K + E. `shift` is the one to start from, and becomes the one taken. If the
+// rows of K are of very different sizes, and K seems singular or the factors are not
+// accurate, that is one that follows them. Then a larger one is taken if the factors are
+// not accurate, and if K seems singular, a smaller one if they are, but (2) is not close to
+// a projection, as then some eigenvalues of K are not much larger than E. If that does not
+// help, they may be of all sizes, and K regular all the same, which a shift of the size of
+// rounding errors shows. Returns what is known of K at the shift taken. If K is known to be
+// regular, nothing of this. If K is not finite, nothing is computed, and the rate is NaN.
 inline Refinement::Rank factorise_with_shift(const Pattern& K,
                                              const Factorisation& factorisation,
-                                             const double* values, bool adapt,
-                                             bool well_posed, double* panels,
+                                             const double* values, const Index* groups,
+                                             bool adapt, bool well_posed, double* panels,
                                              double* inverse, double* shift) {
-  constexpr double infinity = std::numeric_limits<double>::infinity();
   const double* end = values + factorisation.entries();
   if (!std::all_of(values, end, [](double value) { return std::isfinite(value); })) {
     const double nan = std::numeric_limits<double>::quiet_NaN();
@@ -375,50 +453,58 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   constexpr int attempts = 4;
   const Index n = factorisation.order();
   const Refinement refinement(factorisation, values, panels, inverse, shift);
+  double reached = 1;  // the shift over the first of its kind
+  bool even = true;
   const auto attempt = [&](double factor, bool again = false) {
     for (Index k = 0; k < n; ++k) shift[k] *= factor;
+    reached *= factor;
     factorisation.factorise(values, shift, panels, inverse);
     return refinement.rank(again);
   };
+  const auto known = [&](Refinement::Rank rank) {
+    rank.relative = adapt ? relative * reached : 0;
+    rank.even = even;
+    return rank;
+  };
   // The error of the factors is about epsilon / (e1 e2).
   const auto enlarge = [&](Refinement::Rank rank) {
-    for (double reached = 1; reached < largest && !rank.good();) {
+    while (reached < largest && !rank.good()) {
       const double wanted = std::sqrt(rank.error / Refinement::kGood);
       double factor = step;
       while (factor < wanted && factor * reached < largest) factor *= 2;
       rank = attempt(factor, true);
-      reached *= factor;
     }
-    return rank.fair() ? rank : refinement.rank(false);
+    return known(rank.fair() ? rank : refinement.rank(false));
+  };
+  const auto search = [&](Refinement::Rank rank) {
+    if (!rank.fair() || (!rank.good() && rank.rate <= clear)) return enlarge(rank);
+    for (int k = 1; k < attempts && rank.singular && rank.rate > clear; ++k) {
+      rank = attempt(1 / step);
+      if (!(rank.error < tolerable)) {
+        rank = attempt(step);
+        break;
+      }
+    }
+    if (!rank.singular || !(rank.rate > clear)) return known(rank);
+    const double before = reached;
+    attempt(smallest / reached);
+    if (refinement.regular()) return known({false, 0, 0});
+    return known(attempt(before / reached));
   };
   Refinement::Rank rank = attempt(1, adapt);
-  if (!adapt || (rank.good() && !rank.singular)) return rank;
-  if (uneven(K, values, shift)) {
-    const std::vector<double> scale = equilibrate(K, values);
-    const std::vector<double> start(shift, shift + n);
-    for (Index k = 0; k < n; ++k)
-      shift[k] = std::copysign(relative / (scale[k] * scale[k]), start[k]);
-    rank = enlarge(attempt(1, true));
-    if (rank.good() && !rank.singular) return rank;
-    // Singular: the units of the data count, and small rows may be rounding errors.
-    std::copy(start.begin(), start.end(), shift);
-    rank = attempt(1, true);
-  }
-  if (!rank.fair() || (!rank.good() && rank.rate <= clear)) return enlarge(rank);
-  double reached = 1;
-  for (int k = 1; k < attempts && rank.singular && rank.rate > clear; ++k) {
-    rank = attempt(1 / step);
-    reached /= step;
-    if (!(rank.error < tolerable)) {
-      rank = attempt(step);
-      reached *= step;
-      break;
-    }
-  }
-  if (!rank.singular || !(rank.rate > clear)) return rank;
-  attempt(smallest / reached);
-  if (refinement.regular()) return {false, 0, 0};
-  return attempt(reached / smallest);
+  if (!adapt || (rank.good() && !rank.singular)) return known(rank);
+  const std::vector<double> scale = equilibrate(K, values, groups);
+  if (!uneven(K, values, shift, scale)) return search(rank);
+  const std::vector<double> start(shift, shift + n);
+  even = false;
+  for (Index k = 0; k < n; ++k)
+    shift[k] = std::copysign(relative / (scale[k] * scale[k]), start[k]);
+  rank = search(attempt(1, true));
+  if (rank.fair()) return rank;
+  std::copy(start.begin(), start.end(), shift);
+  even = true;
+  reached = 1;
+  return search(attempt(1, true));
 }
 
 // What there is without factors.

@@ -19,8 +19,11 @@ inline double negligible(const Pattern& K, const double* values) {
 
 // The numbers c of an equilibrated K: the largest entry of each row of C K C, C = diag(c),
 // is about one (Ruiz, "A scaling algorithm to equilibrate both rows and columns norms in
-// matrices", RAL-TR-2001-034).
-inline std::vector<double> equilibrate(const Pattern& K, const double* values) {
+// matrices", RAL-TR-2001-034). Rows of one group have one number, for the largest of them:
+// small ones beside it may be rounding errors. The k-th row has the number
+// groups[K.pivots[k]].
+inline std::vector<double> equilibrate(const Pattern& K, const double* values,
+                                       const Index* groups) {
   constexpr int rounds = 8;
   const double least = negligible(K, values);
   std::vector<double> scale(K.n, 1.0), largest(K.n);
@@ -30,38 +33,38 @@ inline std::vector<double> equilibrate(const Pattern& K, const double* values) {
       if (std::abs(values[e]) <= least) continue;
       const Index i = K.entry_row[e], j = K.entry_col[e];
       const double size = scale[i] * std::abs(values[e]) * scale[j];
-      largest[i] = std::max(largest[i], size);
-      largest[j] = std::max(largest[j], size);
+      for (const Index k : {i, j}) {
+        double& group = largest[groups[K.pivots[k]]];
+        group = std::max(group, size);
+      }
     }
-    for (Index k = 0; k < K.n; ++k)
-      if (largest[k] > 0) scale[k] /= std::sqrt(largest[k]);
+    for (Index k = 0; k < K.n; ++k) {
+      const double size = largest[groups[K.pivots[k]]];
+      if (size > 0) scale[k] /= std::sqrt(size);
+    }
   }
   return scale;
 }
 
-// Whether the largest entries of the rows of one block differ much, among the rows that
+// Whether the numbers of an equilibrated K differ much within a block, among the rows that
 // are coupled to others.
-inline bool uneven(const Pattern& K, const double* values, const double* shift) {
+inline bool uneven(const Pattern& K, const double* values, const double* shift,
+                   const std::vector<double>& scale) {
   constexpr double much = 100;
-  const double negligible_size = negligible(K, values);
-  std::vector<double> largest(K.n);
   std::vector<char> coupled(K.n, 0);
-  for (Index e = 0; e < K.entries; ++e) {
-    const Index i = K.entry_row[e], j = K.entry_col[e];
-    if (std::abs(values[e]) <= negligible_size) continue;
-    if (i != j) coupled[i] = coupled[j] = 1;
-    largest[i] = std::max(largest[i], std::abs(values[e]));
-    largest[j] = std::max(largest[j], std::abs(values[e]));
-  }
+  const double least = negligible(K, values);
+  for (Index e = 0; e < K.entries; ++e)
+    if (K.entry_row[e] != K.entry_col[e] && std::abs(values[e]) > least)
+      coupled[K.entry_row[e]] = coupled[K.entry_col[e]] = 1;
   constexpr double infinity = std::numeric_limits<double>::infinity();
-  double least[2] = {infinity, infinity}, most[2] = {0, 0};
+  double smallest[2] = {infinity, infinity}, most[2] = {0, 0};
   for (Index k = 0; k < K.n; ++k) {
     if (!coupled[k]) continue;
     const int block = shift[k] > 0;
-    least[block] = std::min(least[block], largest[k]);
-    most[block] = std::max(most[block], largest[k]);
+    smallest[block] = std::min(smallest[block], scale[k]);
+    most[block] = std::max(most[block], scale[k]);
   }
-  return most[0] > much * least[0] || most[1] > much * least[1];
+  return most[0] > much * smallest[0] || most[1] > much * smallest[1];
 }
 
 }  // namespace diffqcp

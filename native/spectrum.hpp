@@ -14,10 +14,9 @@ namespace diffqcp {
 using Eigen = void(char*, char*, int*, double*, int*, double*, double*, int*, int*, int*,
                    int*);
 
-// The eigenvectors of K, of those rows that are coupled to others: if rows are of very
-// different sizes, of the equilibrated K. What is in its range is solved for in these
-// units, the null space is removed in those of the data. Where the shifts of one sign differ, they say how the entries of a solution are
-// weighed.
+// The eigenvectors of K, of those rows that are coupled to others: if the shift follows
+// rows of very different sizes, of K in the units that it says. What is in its range is
+// solved for in these units, the null space is removed in those of the data.
 class Spectrum {
  public:
   // Relative to the largest eigenvalue: those below the widest gap in this range are taken
@@ -27,11 +26,10 @@ class Spectrum {
   static constexpr Index kLargest = 4000;
 
   Spectrum(const Pattern& K, const double* values, const double* shift, Eigen* eigen)
-      : weight_(K.n), diagonal_(K.n), place_(K.n, -1) {
+      : scale_(K.n), diagonal_(K.n), place_(K.n, -1) {
     const auto range = std::minmax_element(shift, shift + K.n);
     for (Index k = 0; k < K.n; ++k)
-      weight_[k] = std::sqrt((shift[k] > 0 ? *range.second : *range.first) / shift[k]);
-    scale_ = weight_;
+      scale_[k] = std::sqrt((shift[k] > 0 ? *range.second : *range.first) / shift[k]);
     for (Index e = 0; e < K.entries; ++e)
       if (K.entry_row[e] != K.entry_col[e] && values[e] != 0)
         place_[K.entry_row[e]] = place_[K.entry_col[e]] = 0;
@@ -66,7 +64,7 @@ class Spectrum {
     const auto multiply = [&](const std::vector<double>& factors) {
       for (Index i = 0; i < order_; ++i) coupled[i] *= factors[i];
     };
-    remove_null_part(coupled.data(), true);
+    subtract_null_part(coupled.data());
     multiply(coupled_scale_);
     for (Index j = 0; j < order_; ++j)
       parts[j] = divided(dot(order_, column(j), coupled.data()), values_[j]);
@@ -74,7 +72,7 @@ class Spectrum {
     for (Index j = 0; j < order_; ++j)
       for (Index i = 0; i < order_; ++i) coupled[i] += column(j)[i] * parts[j];
     multiply(coupled_scale_);
-    remove_null_part(coupled.data(), false);
+    subtract_null_part(coupled.data());
     for (size_t k = 0; k < r.size(); ++k)
       if (place_[k] >= 0) r[k] = coupled[place_[k]];
   }
@@ -116,43 +114,27 @@ class Spectrum {
       }
   }
 
-  // An orthonormal basis of null(K) in the weighed units, from that of the equilibrated K.
+  // An orthonormal basis of null(K), from that in units of the shift.
   void find_null_space() {
     coupled_scale_.resize(order_);
-    coupled_weight_.resize(order_);
     for (size_t k = 0; k < place_.size(); ++k)
-      if (place_[k] >= 0) {
-        coupled_scale_[place_[k]] = scale_[k];
-        coupled_weight_[place_[k]] = weight_[k];
-      }
+      if (place_[k] >= 0) coupled_scale_[place_[k]] = scale_[k];
     for (Index j = 0; j < order_; ++j) {
       if (std::abs(values_[j]) > null_) continue;
       std::vector<double> vector(column(j), column(j) + order_);
-      for (Index i = 0; i < order_; ++i) vector[i] *= coupled_scale_[i] / coupled_weight_[i];
-      for (int repeat = 0; repeat < 2; ++repeat) subtract_parts(vector.data());
+      for (Index i = 0; i < order_; ++i) vector[i] *= coupled_scale_[i];
+      for (int repeat = 0; repeat < 2; ++repeat) subtract_null_part(vector.data());
       const double size = std::sqrt(dot(order_, vector.data(), vector.data()));
       for (double& value : vector) value /= size;
       basis_.push_back(std::move(vector));
     }
   }
 
-  void subtract_parts(double* vector) const {
+  void subtract_null_part(double* vector) const {
     for (const std::vector<double>& unit : basis_) {
       const double part = dot(order_, unit.data(), vector);
       for (Index i = 0; i < order_; ++i) vector[i] -= part * unit[i];
     }
-  }
-
-  // Of a residual, whose weights are the inverse ones, or of a solution.
-  void remove_null_part(double* vector, bool residual) const {
-    if (basis_.empty()) return;
-    const auto weigh = [&](bool inverse) {
-      for (Index i = 0; i < order_; ++i)
-        vector[i] *= inverse ? 1 / coupled_weight_[i] : coupled_weight_[i];
-    };
-    weigh(!residual);
-    subtract_parts(vector);
-    weigh(residual);
   }
 
   double divided(double part, double value) const {
@@ -163,7 +145,7 @@ class Spectrum {
     return vectors_.data() + static_cast<size_t>(order_) * j;
   }
 
-  std::vector<double> scale_, weight_, coupled_scale_, coupled_weight_;
+  std::vector<double> scale_, coupled_scale_;
   std::vector<double> diagonal_, vectors_, values_;
   std::vector<std::vector<double>> basis_;
   Indices place_;  // among the coupled rows; -1 for others

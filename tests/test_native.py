@@ -210,6 +210,7 @@ def test_entries_at_the_same_place(kind, pattern):
 # A chain of four, whose last row has no entry on the diagonal.
 ROWS, COLS = np.array([0, 1, 2, 1, 2, 3], I32), np.array([0, 1, 2, 0, 1, 2], I32)
 PLAN_BYTES, SOURCE, FILL, _ = _ldl.analyse(4, ROWS, COLS)
+GROUPS = np.arange(4, dtype=I32)
 PLAN = np.frombuffer(PLAN_BYTES, I32)
 VALUES = np.array([1.0, -1.0, 1.0, 0.5, 0.5, 0.5])
 SHIFT = 1e-8 * np.array([1.0, -1.0, 1.0, -1.0])
@@ -221,13 +222,21 @@ def changed(place, value):
     return plan
 
 
-def factorise(plan=PLAN, values=VALUES, shift=SHIFT, words=(2 * FILL,), singular=()):
+def factorise(
+    plan=PLAN,
+    groups=GROUPS,
+    values=VALUES,
+    shift=SHIFT,
+    words=(2 * FILL,),
+    singular=(),
+):
     results = (
         jax.ShapeDtypeStruct(words, jnp.uint32),
         jax.ShapeDtypeStruct(singular, jnp.bool),
     )
     call = jax.ffi.ffi_call("diffqcp_ldl_factorise", results)
-    return jax.block_until_ready(call(plan, values, shift, adapt=True, well_posed=False))
+    arguments = plan, groups, values, shift
+    return jax.block_until_ready(call(*arguments, adapt=True, well_posed=False))
 
 
 def solve(
@@ -286,6 +295,9 @@ TWO = np.stack([SHIFT, SHIFT])
 BATCH = {"words": (2, 2 * FILL), "singular": (2,)}
 WRONG_ARRAYS = {
     "factorise": [
+        ("groups", {"groups": GROUPS[:-1]}),
+        ("groups", {"groups": GROUPS + I32(1)}),
+        ("groups", {"groups": GROUPS - I32(1)}),
         ("values", {"values": VALUES[:-1]}),
         ("values", {"values": VALUES.astype(np.int64)}),
         ("values", {"values": np.ones((3, 6)), **BATCH}),

@@ -85,21 +85,33 @@ class System {
 
   const Indices& plan() const { return plan_; }
 
+  // Whether the matrix is singular.
   bool factorise(bool adapt, bool well_posed) {
-    return factorise_with_shift(factorisation(), values_.data(), adapt, well_posed,
-                                panels_.data(), inverse_.data(), shift_.data());
+    Indices groups(pattern_.n);
+    for (Index k = 0; k < pattern_.n; ++k) groups[k] = k / 2;
+    rank_ = factorise_with_shift(pattern_, factorisation(), values_.data(), groups.data(),
+                                 adapt, well_posed, panels_.data(), inverse_.data(),
+                                 shift_.data());
+    return rank_.singular;
   }
 
   template <int C>
   Numbers solve(bool singular, bool well_posed, const Numbers& right,
                 double* error) const {
+    Refinement::Rank rank = rank_;
+    rank.singular = singular;
     Numbers z(static_cast<size_t>(pattern_.n) * C);
     for (Index k = 0; k < pattern_.n; ++k)
       for (int c = 0; c < C; ++c) z[size_t{C} * k + c] = right[pattern_.pivots[k]];
     const Factorisation known = factorisation();
     Outcome outcome[C];
-    Refinement(known, values_.data(), panels_.data(), inverse_.data(), shift_.data())
-        .solve<C>(singular, Tolerances{1e-13, DBL_EPSILON, 50, well_posed}, z, outcome);
+    const Refinement refinement(known, values_.data(), panels_.data(), inverse_.data(),
+                                shift_.data());
+    const Tolerances tolerances{1e-13, DBL_EPSILON, 50, well_posed};
+    const bool uneven = singular && !rank.even;
+    const NullSpace null_space =
+        uneven ? refinement.null_space(rank, tolerances) : NullSpace();
+    refinement.solve<C>(rank, uneven ? &null_space : nullptr, tolerances, z, outcome);
     *error = 0;
     Numbers solution(pattern_.n);
     for (int c = 0; c < C; ++c) {
@@ -125,6 +137,7 @@ class System {
   Indices plan_;
   Pattern pattern_;
   Numbers values_, panels_, inverse_, shift_;
+  Refinement::Rank rank_{};
 };
 
 class Random {

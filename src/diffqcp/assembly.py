@@ -93,6 +93,7 @@ class Assembly:
     - `rows`, `cols`: where its entries are, one of each pair off the diagonal. Those
         with the same place add up.
     - `expanded`: whether the matrix differs from `K`.
+    - `groups`: a number for each row, the same for those of one cone, which has one unit.
     """
 
     def __init__(
@@ -122,6 +123,14 @@ class Assembly:
                 ("rows", "cols"), zip(*entries, strict=True), strict=True
             )
         )
+
+        groups = [_groups(self.n, eigenvectors)]
+        for block in self._blocks:
+            if block.tau is not None:
+                own = groups[0][self.n + block.start :][: block.dim]
+                multipliers = block.tau + block.dim + np.arange(2 * block.cones)
+                groups += [own, multipliers]
+        self.groups = as_indices("groups", np.concatenate(groups))
 
     def values(self, kkt: KKTOperator) -> Float[Array, " entries"]:
         """The entries, in the order of `rows` and `cols`."""
@@ -203,17 +212,24 @@ def _assembly(
     return Assembly(P, A, jax.tree.unflatten(structure, leaves))
 
 
+def row_groups(kkt: KKTOperator) -> np.ndarray:
+    """A number for each row of `K`, the same for those of one cone: it has one unit."""
+    eigenvectors = _product(kkt.jacobian.eigenvectors, kkt.jacobian.eigenvalues.size)
+    return as_indices("groups", _groups(kkt.n, eigenvectors))
+
+
 def _product(eigenvectors: AbstractEigenvectors, dim: int) -> ProductEigenvectors:
     if isinstance(eigenvectors, ProductEigenvectors):
         return eigenvectors
     return ProductEigenvectors((eigenvectors,), (dim,), None, None)
 
 
-def _blocks(
-    A: SparsityPattern, eigenvectors: ProductEigenvectors, order: int
-) -> Iterator[_Block]:
-    inverse = eigenvectors.inverse
-    coordinate = A.rows if inverse is None else inverse.value[A.rows]
+def _cones(
+    eigenvectors: ProductEigenvectors,
+) -> Iterator[tuple[AbstractEigenvectors, int, int, int]]:
+    """Of each block of equal cones: one of them, its first coordinate, how many there
+    are, and the size of each.
+    """
     start = 0
     for part, dim in zip(eigenvectors.blocks, eigenvectors.dims, strict=True):
         count, cone = 1, part
@@ -221,7 +237,24 @@ def _blocks(
             count, cone = part.count, part.blocks
         if isinstance(cone, IdentityEigenvectors):
             count = dim
-        size = dim // count if count else 1
+        yield cone, start, count, dim // count if count else 1
+        start += dim
+
+
+def _groups(n: int, eigenvectors: ProductEigenvectors) -> np.ndarray:
+    parts = [np.arange(n)]
+    for _, start, count, size in _cones(eigenvectors):
+        parts.append(np.repeat(n + start + size * np.arange(count), size))
+    return np.concatenate(parts)
+
+
+def _blocks(
+    A: SparsityPattern, eigenvectors: ProductEigenvectors, order: int
+) -> Iterator[_Block]:
+    inverse = eigenvectors.inverse
+    coordinate = A.rows if inverse is None else inverse.value[A.rows]
+    for cone, start, count, size in _cones(eigenvectors):
+        dim = count * size
         entry = np.flatnonzero((coordinate >= start) & (coordinate < start + dim))
         place = coordinate[entry] - start
         keys = flat_places(place // size, A.cols[entry], A.shape[1])
@@ -237,7 +270,6 @@ def _blocks(
         block = _Block(start, count, size, entry, place, pair, pair_cone, pair_col, tau)
         yield block
         order += block.extra
-        start += dim
 
 
 def _coordinates(

@@ -65,14 +65,23 @@ class AbstractInverse(AbstractFactorisation):
     these are of very different sizes.
     """
 
-    def __init__(self, order: int, rows: np.ndarray, cols: np.ndarray):
+    def __init__(
+        self,
+        order: int,
+        rows: np.ndarray,
+        cols: np.ndarray,
+        groups: np.ndarray | None = None,
+    ):
         """**Arguments:**
 
         - `order`: the order of the matrix.
         - `rows`, `cols`: where its entries are, one of each pair off the diagonal. Those
             with the same place add up.
+        - `groups`: a number below `order` for each row, the same for those that have one
+            unit. By default each has its own.
         """
         self.order = order
+        self._groups = np.arange(order) if groups is None else groups
         self._pattern = SparsityPattern(rows, cols, (order, order))
         self.analyse()
 
@@ -111,7 +120,7 @@ class AbstractInverse(AbstractFactorisation):
             made = self.factor(values, shift)
             return (values, made, shift), partial(self.solve, made)
 
-        return factorise_evenly(factor, largest, shift, relative)
+        return factorise_evenly(factor, largest, self._groups, shift, relative)
 
     def refined(
         self,

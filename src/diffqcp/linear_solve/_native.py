@@ -29,12 +29,20 @@ class NativeFactorisation(AbstractFactorisation):
     fill: int
     operations: float
 
-    def __init__(self, order: int, rows: np.ndarray, cols: np.ndarray):
+    def __init__(
+        self,
+        order: int,
+        rows: np.ndarray,
+        cols: np.ndarray,
+        groups: np.ndarray | None = None,
+    ):
         """**Arguments:**
 
         - `order`: the order of the matrix.
         - `rows`, `cols`: where its entries are, one of each pair off the diagonal. Those
             with the same place add up.
+        - `groups`: a number below `order` for each row, the same for those that have one
+            unit. By default each has its own.
 
         **Raises:** `MemoryError` if the factor would have more than 2^31 entries,
         `TypeError` or `ValueError`, naming the argument, if there is no such matrix.
@@ -45,6 +53,8 @@ class NativeFactorisation(AbstractFactorisation):
         self.order = order
         self._plan = np.frombuffer(plan, np.int32)
         self._source = np.frombuffer(source, np.int32)
+        own = np.arange(order) if groups is None else groups
+        self._groups = as_indices("groups", own)
 
     def factorise(
         self,
@@ -66,7 +76,7 @@ class NativeFactorisation(AbstractFactorisation):
         )
         values = values[self._source]
         options = {"adapt": adapt, "well_posed": well_posed}
-        factor, singular = call(self._plan, values, shift, **options)
+        factor, singular = call(self._plan, self._groups, values, shift, **options)
         return (values, factor), singular
 
     def refined(

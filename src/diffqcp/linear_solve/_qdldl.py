@@ -61,9 +61,7 @@ class QDLDLFactorisation(AbstractInverse):
     def solve(self, factor: Array, vector: Float[Array, " N"]) -> Float[Array, " N"]:
         """By `scipy.sparse.linalg.spsolve_triangular`."""
         shape = jax.ShapeDtypeStruct((self.order,), vector.dtype)
-        return host_callback(
-            self._solve, shape, factor, vector, vmap_method="sequential"
-        )
+        return host_callback(self._solve, shape, factor, vector, vmap_method="sequential")
 
     def _upper(self, values: np.ndarray, diagonal: np.ndarray) -> sp.csc_array:
         # (SciPy's own sums leave out zeros, which are part of the pattern.)

@@ -28,13 +28,15 @@ class QuasidefiniteState(NamedTuple):
 class Tolerances(NamedTuple):
     """When to stop refining: at the estimated relative error `tol`, or after `max_steps`.
     If `E z` is smaller than `floor` times the right-hand side, `z` is zero up to rounding
-    errors. If `well_posed`, also when a step is not half as long as the one before.
+    errors. If `well_posed`, also when a step is not half as long as the one before. An
+    eigenvalue of `K` counts as zero if it is at most `null` times `E`.
     """
 
     tol: float
     floor: float
     max_steps: int
     well_posed: bool = False
+    null: float = float("inf")
 
 
 Outcome: TypeAlias = tuple[Float[Array, " N"], Float[Array, ""], Integer[Array, ""]]
@@ -70,12 +72,14 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
     near certainty, when `K` is factorised.
 
     A component with `sigma` well below `e` is neither resolved by (1) nor removed by
-    (2) in the steps allowed, and then the solve reports failure. (The compiled backend
-    tries other shifts first, and in the end the eigenvectors of `K`. It also does without
-    (2) where `r` is in the range, but for the end.)
+    (2) in the steps allowed, or it passes for a null vector, which `K` times the part
+    that is removed shows; then the solve reports failure. (The compiled backend tries
+    other shifts first, and in the end the eigenvectors of `K`. It also does without (2)
+    where `r` is in the range, but for the end.)
 
-    If the rows of `K` are of very different sizes, `E` follows them, with
-    `follow_rows`, and `null_basis` takes the place of (2).
+    If the rows of `K` are of very different sizes, and it is regular, `E` follows them,
+    with `follow_rows`. (The compiled backend does so where `K` is singular, too: then (2)
+    gives a basis of its null space, which is made orthonormal in the units of the data.)
 
     A solver that is told `well_posed` takes `K` for regular, with `sigma` above `e`: it
     does not look for null spaces, and reports failure as soon as (1) is slow. What it
@@ -164,8 +168,9 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
         del options
         eps = float(jnp.finfo(vector.dtype).eps)
         tol = 100 * eps if self.tol is None else self.tol
+        null = _ROUNDING * eps / self.relative_shift(vector.dtype)
         z, error, steps = self.refined(
-            state, vector, Tolerances(tol, eps, self.max_steps, self.well_posed)
+            state, vector, Tolerances(tol, eps, self.max_steps, self.well_posed, null)
         )
         # A solution with NaN is left to lineax, which knows whether the input was finite.
         result = lx.RESULTS.where(
@@ -197,7 +202,7 @@ _Map: TypeAlias = Callable[[Float[Array, " N"]], Float[Array, " N"]]
 
 
 def follow_rows(
-    largest: _Map, shift: Float[Array, " N"], relative: float
+    largest: _Map, groups: np.ndarray, shift: Float[Array, " N"], relative: float
 ) -> tuple[Float[Array, " N"], Bool[Array, ""]]:
     """A shift that follows the sizes of the rows of `K`, if these are very different
     within a block, else `shift`; and whether it does.
@@ -209,6 +214,8 @@ def follow_rows(
 
     - `largest`: the largest entries, by modulus, of the rows of `C K C` with
         `C = diag(c)`, as a function of `c`.
+    - `groups`: a number below `N` for each row, the same for those with one unit, of
+        which the small ones may be rounding errors.
     - `shift`: the diagonal of `E`.
     - `relative`: the shift of a `K` whose rows are of size one.
     """
@@ -217,7 +224,7 @@ def follow_rows(
     # Rows of rounding errors are not to be made large.
     counted = sizes > 1e-14 * jnp.max(sizes, initial=0)
     for _ in range(_ROUNDS):  # Ruiz's iteration
-        size = largest(scale)
+        size = jnp.zeros_like(scale).at[groups].max(largest(scale))[groups]
         scale = scale / jnp.sqrt(jnp.where(counted & (size > 0), size, 1))
     own = jnp.where(counted, jnp.sign(shift) * relative / scale**2, shift)
     ratio = own / shift
@@ -235,6 +242,7 @@ _Factors = TypeVar("_Factors")
 def factorise_evenly(
     factor: Callable[[Float[Array, " N"]], tuple[_Factors, _Map]],
     largest: _Map,
+    groups: np.ndarray,
     shift: Float[Array, " N"],
     relative: float | None,
 ) -> tuple[_Factors, Bool[Array, ""]]:
@@ -247,13 +255,13 @@ def factorise_evenly(
     **Arguments:**
 
     - `factor`: the factors for a shift, and `M^-1`.
-    - `largest`, `shift`, `relative`: as for `follow_rows`; without `relative` the shift
-        is the one given.
+    - `largest`, `groups`, `shift`, `relative`: as for `follow_rows`; without `relative`
+        the shift is the one given.
     """
     if relative is None:
         factors, inverse = factor(shift)
         return factors, is_singular(inverse, shift)
-    own, uneven = follow_rows(largest, shift, relative)
+    own, uneven = follow_rows(largest, groups, shift, relative)
 
     def attempt(shift: Float[Array, " N"]) -> tuple[_Factors, Bool[Array, ""]]:
         factors, inverse = factor(shift)
@@ -269,6 +277,9 @@ def factorise_evenly(
 
 
 _ROUNDS = 8
+# The rounding errors of a null vector times K, with a margin for long sums; and the part
+# of a right-hand side that is taken for one.
+_ROUNDING, _TRACE = 5000, 1e-12
 # Of the entries of E, which go with the squares of units.
 _UNEVEN = 1e5
 
@@ -307,7 +318,7 @@ def refine(
     - `shift`, `singular`: the diagonal of `E`, and whether `K` is singular.
     - `vector`, `tolerances`: the right-hand side, and when to stop.
     """
-    tol, floor, max_steps, well_posed = tolerances
+    tol, floor, max_steps, well_posed, null = tolerances
     slowest = 0.5 if well_posed else 1
     scale = jnp.sqrt(jnp.abs(shift))
 
@@ -342,7 +353,16 @@ def refine(
     ratio = jnp.where(length > 0, 0, length).astype(length.dtype)
     start = (z, length, ratio, error, jnp.asarray(1))
     z, _, _, error, count = lax.while_loop(unfinished, body, start)
-    return z, error, count
+
+    def is_null() -> Bool[Array, ""]:
+        left = vector - consistent
+        size = jnp.linalg.norm(left / scale)
+        image = jnp.linalg.norm(multiply(left / shift) / scale)
+        traced = _TRACE * jnp.linalg.norm(vector / scale)
+        return (image <= null * size) | (size <= traced)
+
+    fine = lax.cond(singular, is_null, lambda: ~singular)
+    return z, jnp.where(fine, error, jnp.inf), count
 
 
 def _range_part(

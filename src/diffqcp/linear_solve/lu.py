@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 from jaxtyping import Array, Bool, DTypeLike, Float, Integer
 
+from ..assembly import row_groups
 from ..kkt import KKTOperator
 from ._quasidefinite import (
     AbstractQuasidefiniteSolver,
@@ -81,6 +82,7 @@ class LU(AbstractQuasidefiniteSolver):
         return factorise_evenly(
             factor,
             lambda scale: scale * jnp.max(size * scale[None], axis=1, initial=0),
+            row_groups(operator),
             shift,
             relative,
         )

@@ -18,7 +18,7 @@ except ImportError:
 @functools.lru_cache(maxsize=32)
 def analyse(assembly: Assembly) -> AbstractFactorisation:
     """The symbolic phase: ordering and pattern of the factor. It is kept."""
-    return Factorisation(assembly.order, assembly.rows, assembly.cols)
+    return Factorisation(assembly.order, assembly.rows, assembly.cols, assembly.groups)
 
 
 class SparseLDL(AbstractSparseSolver):
