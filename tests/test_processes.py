@@ -136,6 +136,5 @@ for seed, first in enumerate((False, True)):
 
 def test_float32_and_float64_in_one_process():
     """Each way in, in both modes, one after the other in both orders."""
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-    flags += " --xla_force_host_platform_device_count=2"
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
     run(MODES, JAX_ENABLE_X64="0", XLA_FLAGS=flags)
