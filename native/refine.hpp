@@ -57,7 +57,9 @@ class Refinement {
     bool fair() const { return error <= kFair; }
   };
 
-  static constexpr double kGood = 1e-7, kFair = 1e-5, kClear = 1e-6;
+  static constexpr double kGood = 1e-6, kFair = 1e-5, kClear = 1e-6;
+  // Of K times a null vector, with a margin for long sums.
+  static constexpr double kRounding = 1e-12;
 
   // Whether one step of (2) leaves more of a random vector than rounding errors. If so,
   // what the next step changes of it: little, if the other eigenvalues of K are all much
@@ -104,6 +106,26 @@ class Refinement {
       if (!(norm(kResidual, next) < noise + 10 * rank.rate * rank.rate)) rank.rate = 1;
     }
     return rank;
+  }
+
+  // How far from the null space what (2) finds in a random vector is, in units in which K
+  // is equilibrated, C K C with C = diag(scale): small rows pass for zero in others.
+  double distance(const Rank& rank, const std::vector<double>& scale) const {
+    if (!rank.singular) return rank.fair() ? 0 : 1;
+    const Tolerances tolerances{1e-14, 0, 50};
+    const int steps = steps_of_removal(rank.rate, tolerances);
+    if (steps == 0) return 1;
+    std::vector<double> part, product(n_);
+    null_part(steps, tolerances, kResidual, random_residual(), part, [](const auto&) {});
+    contract_accurately(part);
+    for (Index k = 0; k < n_; ++k) part[k] /= shift_[k];
+    factorisation_.multiply<1>(values_, part.data(), product.data());
+    double image = 0, size = 0;
+    for (Index k = 0; k < n_; ++k) {
+      image += std::pow(scale[k] * product[k], 2);
+      size += std::pow(part[k] / scale[k], 2);
+    }
+    return std::sqrt(image / size);
   }
 
   // Whether (1) converges for a random vector without (2), and fast: then K is regular.
@@ -322,11 +344,10 @@ class Refinement {
   // Whether what (2) has found is in the null space: eigenvalues that are small beside E,
   // but no rounding errors, pass for zero there.
   bool is_null(const std::vector<double>& part, double relative) const {
-    constexpr double rounding = 1e-12;  // with margin for long sums
     if (relative == 0) return true;
     std::vector<double> product(n_);
     factorisation_.multiply<1>(values_, part.data(), product.data());
-    return relative * norm(kResidual, product) <= rounding * norm(kSolution, part);
+    return relative * norm(kResidual, product) <= kRounding * norm(kSolution, part);
   }
 
   // How often (2) is applied at most until what is left is the part in the null space; 0
@@ -426,14 +447,15 @@ class Refinement {
   const double *values_, *panels_, *inverse_, *shift_;
 };
 
-// Factorises K + E. `shift` is the one to start from, and becomes the one taken. If the
-// rows of K are of very different sizes, and K seems singular or the factors are not
-// accurate, that is one that follows them. Then a larger one is taken if the factors are
-// not accurate, and if K seems singular, a smaller one if they are, but (2) is not close to
-// a projection, as then some eigenvalues of K are not much larger than E. If that does not
-// help, they may be of all sizes, and K regular all the same, which a shift of the size of
-// rounding errors shows. Returns what is known of K at the shift taken. If K is known to be
-// regular, nothing of this. If K is not finite, nothing is computed, and the rate is NaN.
+// Factorises K + E. `shift` is the one to start from, and becomes the one taken: a larger
+// one if the factors are not accurate; if K seems singular, a smaller one if they are, but
+// (2) is not close to a projection, as then some eigenvalues of K are not much larger than
+// E. If that does not help, they may be of all sizes, and K regular all the same, which a
+// shift of the size of rounding errors shows. If the rows of K are of very different sizes,
+// and small ones may have passed for zero, the same with a shift that follows them, which
+// is kept if it makes things clear. Returns
+// what is known of K at the shift taken. If K is known to be regular, nothing of this. If K
+// is not finite, nothing is computed, and the rate is NaN.
 inline Refinement::Rank factorise_with_shift(const Pattern& K,
                                              const Factorisation& factorisation,
                                              const double* values, const Index* groups,
@@ -448,7 +470,7 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
     factorisation.factorise(values, shift, panels, inverse);
     return {false, 0, 0};
   }
-  constexpr double step = 16, clear = 1e-3, tolerable = 1e-4;
+  constexpr double step = 16, clear = 1e-3, tolerable = 1e-4, rounding = 1e-15;
   constexpr double largest = 0x1p12, smallest = 0x1p-24, relative = 0x1p-26;
   constexpr int attempts = 4;
   const Index n = factorisation.order();
@@ -493,18 +515,25 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   };
   Refinement::Rank rank = attempt(1, adapt);
   if (!adapt || (rank.good() && !rank.singular)) return known(rank);
-  const std::vector<double> scale = equilibrate(K, values, groups);
-  if (!uneven(K, values, shift, scale)) return search(rank);
   const std::vector<double> start(shift, shift + n);
+  rank = search(rank);
+  const std::vector<double> scale = equilibrate(K, values, groups);
+  if (!uneven(K, values, shift, scale)) return rank;
+  const double distance = refinement.distance(rank, scale);
+  if (distance <= rounding) return rank;
+  const std::vector<double> plain(shift, shift + n);
+  const double plain_reached = reached;
   even = false;
+  reached = 1;
   for (Index k = 0; k < n; ++k)
     shift[k] = std::copysign(relative / (scale[k] * scale[k]), start[k]);
   rank = search(attempt(1, true));
-  if (rank.fair()) return rank;
-  std::copy(start.begin(), start.end(), shift);
+  const bool clearly = !rank.singular || rank.rate <= clear;
+  if (rank.good() && (clearly || !(distance <= Refinement::kRounding))) return rank;
   even = true;
-  reached = 1;
-  return search(attempt(1, true));
+  reached = plain_reached;
+  std::copy(plain.begin(), plain.end(), shift);
+  return known(attempt(1));
 }
 
 // What there is without factors.
