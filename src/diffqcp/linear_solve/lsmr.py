@@ -23,7 +23,8 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
 
     `lineax.LSMR` with tolerances that follow the dtype. Takes `O(nnz)` memory; the
     number of steps grows with the condition number of `K`. Returns `K^+ r` where `K`
-    is singular.
+    is singular. LSMR makes residuals small, so it is run again on what is left, which
+    shows the error of the solution, and reduces it where `K` is badly conditioned.
 
     **Arguments:**
 
@@ -68,11 +69,43 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
     def compute(
         self, state: LSMRState, vector: Float[Array, " N"], options: dict[str, Any]
     ) -> tuple[Float[Array, " N"], lx.RESULTS, dict[str, Any]]:
-        """Runs `lineax.LSMR`."""
-        if state.scale is None:
-            return self._run(state, vector, self.rtol, options)
-        found, result, stats = self._run(state, state.scale * vector, self.rtol, options)
-        return state.scale * found, result, stats
+        """Runs `lineax.LSMR`, and again on what is left of the vector."""
+        eps = float(jnp.finfo(vector.dtype).eps)
+        scale = 1 if state.scale is None else state.scale
+        right = scale * vector
+
+        def unfinished(carry: Any) -> Array:
+            _, _, ratio, error, count, _ = carry
+            return (error > 100 * eps) & (ratio < 1) & (count < _REPEATS)
+
+        def improve(carry: Any) -> Any:
+            w, last, _, _, count, steps = carry
+            residual = right - scale * state.operator.mv(scale * w)
+            change, result, stats = self._run(state, residual, self.rtol, options)
+            w = w + change
+            length, size = (jnp.linalg.norm(scale * part) for part in (change, w))
+            ratio = length / jnp.where(count > 0, last, jnp.inf)
+            tail = jnp.where(ratio < 1, ratio / (1 - ratio), 1)
+            error = length / jnp.where(size > 0, size, 1) * tail
+            # The first solution says nothing of its own error, unless it is zero.
+            first = jnp.where(length > 0, jnp.inf, length)
+            error = jnp.where(count > 0, error, first)
+            # A failure ends the iteration.
+            ratio = jnp.where(result == lx.RESULTS.successful, ratio, jnp.inf)
+            return w, length, ratio, error, count + 1, steps + stats["num_steps"]
+
+        zero = 0 * right
+        infinite = jnp.linalg.norm(zero) + jnp.inf
+        start = zero, infinite, 0 * zero[:1].sum(), infinite, 0, jnp.asarray(0)
+        w, _, _, error, _, steps = jax.lax.while_loop(unfinished, improve, start)
+        result = lx.RESULTS.where(
+            error > eps**0.5, lx.RESULTS.max_steps_reached, lx.RESULTS.successful
+        )
+        stats = {"num_steps": steps, "error": error, "max_steps": self._most(right.size)}
+        return scale * w, result, stats
+
+    def _most(self, size: int) -> int:
+        return 100 * size if self.max_steps is None else self.max_steps
 
     def _run(
         self,
@@ -86,7 +119,7 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
         solver = lx.LSMR(
             rtol=eps if rtol is None else rtol,
             atol=self.atol,
-            max_steps=100 * size if self.max_steps is None else self.max_steps,
+            max_steps=self._most(size),
             conlim=1 / eps,
         )
         # lineax's LSMR does not take float32 where JAX's default is float64.
@@ -118,6 +151,7 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
 
 
 _ROUNDS, _PROBES = 4, 8
+_REPEATS = 4
 
 
 def _equilibrate(operator: lx.AbstractLinearOperator) -> Float[Array, " N"]:
