@@ -11,19 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse as sp
+from jax.experimental.sparse import BCOO
 
 import diffqcp
 from diffqcp import (
+    _convexity,
     Clarabel,
     Function,
     InteriorPoint,
     Newton,
     QCPSolver,
+    QCPStructureCPU,
     QCPStructureDense,
     Status,
 )
 from diffqcp._scaling import equilibrate
 from diffqcp.integrations.cvxpy import backward, host_qcp, sensitivity
+from diffqcp.linear_solve._native import NativeFactorisation
+from diffqcp.linear_solve._qdldl import QDLDLFactorisation
 
 from .helpers import host
 from .reference import random_problem
@@ -288,6 +294,36 @@ def test_not_convex(n):
     found = diffqcp.solve_qp(singular, np.full(n, 0.3), None, None, box, np.ones(2 * n))
     expected = np.where(np.arange(n) == n - 1, -1.0, -0.3)
     np.testing.assert_allclose(found.x, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("factorisation", [NativeFactorisation, QDLDLFactorisation])
+def test_not_convex_and_sparse(monkeypatch, factorisation):
+    """An eigenvalue of -1e-6 is one; zero is none, and neither is a rounding error."""
+    monkeypatch.setattr(_convexity, "Factorisation", factorisation)
+    _convexity._factorisation.cache_clear()
+    n = 40
+    laplacian = sp.diags_array(
+        [np.r_[1.0, np.full(n - 2, 2.0), 1.0], np.full(n - 1, -1.0)],
+        offsets=[0, 1],
+        shape=(n, n),
+    )
+    upper = BCOO.from_scipy_sparse(sp.coo_array(laplacian))
+    box = BCOO.from_scipy_sparse(sp.coo_array(sp.eye_array(n)))
+    structure = QCPStructureCPU(upper, box, {"l": n})
+
+    @jax.jit
+    @jax.vmap
+    def convex(values):
+        return _convexity.is_convex(structure, values)
+
+    shifts = np.array([0.0, -1e-6, 1e-3, -1e-17, -1.0])
+    values = np.tile(np.asarray(upper.data), (shifts.size, 1))
+    on = structure.P_pattern.rows == structure.P_pattern.cols
+    values[:, on] += shifts[:, None]
+    np.testing.assert_array_equal(
+        convex(jnp.asarray(values)), [True, False, True, True, False]
+    )
+    _convexity._factorisation.cache_clear()
 
 
 def test_single_precision():

@@ -1,22 +1,45 @@
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from .linear_solve.sparse_ldl import Factorisation
+from .sparsity import SparsityPattern
 from .structure import AbstractQCPStructure
 
 
 def is_convex(
     structure: AbstractQCPStructure, P: Float[Array, " nnzP"]
 ) -> Bool[Array, ""]:
-    """Whether `P` is positive semidefinite, up to rounding errors, if it is dense. (The
-    pattern of a sparse one may have no cheap factorisation.) Its largest entries are near
-    one.
+    """Whether `P` is positive semidefinite, up to rounding errors, by one factorisation.
+    (On other platforms than CPUs, only if it is dense or diagonal.) Its largest entries
+    are near one.
     """
-    n = structure.n
-    if not structure.P_pattern.full or n == 0:
-        return jnp.asarray(True)
+    n, pattern = structure.n, structure.P_pattern
     shift = 100 * n * float(jnp.finfo(P.dtype).eps)
-    matrix = P.reshape(n, n) + shift * jnp.eye(n, dtype=P.dtype)
+    if np.array_equal(pattern.rows, pattern.cols):
+        return jnp.all(-shift <= P)
+    if pattern.full:
+        return _is_definite(P.reshape(n, n) + shift * jnp.eye(n, dtype=P.dtype))
+    if jax.default_backend() != "cpu":
+        return jnp.asarray(True)
+    weights = np.where(pattern.rows == pattern.cols, 1, structure.P_weights / 2)
+    values = jnp.append(P * weights.astype(P.dtype), jnp.full(n, shift, P.dtype))
+    return _factorisation(pattern).is_definite(values, shift / 2)
+
+
+@functools.lru_cache(maxsize=32)
+def _factorisation(pattern: SparsityPattern) -> Any:
+    n = pattern.shape[0]
+    rows, cols = (np.append(part, np.arange(n)) for part in (pattern.rows, pattern.cols))
+    return Factorisation(n, np.minimum(rows, cols), np.maximum(rows, cols))
+
+
+def _is_definite(matrix: Float[Array, "n n"]) -> Bool[Array, ""]:
+    n = matrix.shape[0]
     if n > _MOST_PIVOTS:
         return jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix)))
 

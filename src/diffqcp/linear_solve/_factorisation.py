@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt32
 
 from ..sparsity import SparsityPattern, SymmetricMatrix
 from ._quasidefinite import (
@@ -134,3 +134,13 @@ class AbstractInverse(AbstractFactorisation):
         matrix = SymmetricMatrix(values, self._pattern)
         inverse = partial(self.solve, factor)
         return refine(matrix.mv, inverse, shift, singular, vector, tolerances)
+
+
+def all_at_least(inverses: UInt32[Array, " words"], least: float) -> Bool[Array, ""]:
+    """Whether pivots are at least `least > 0`, up to six digits, given their inverses as
+    doubles that are pairs of 32-bit words, the less significant one first. (JAX may have
+    no doubles. The more significant words of positive ones are ordered as they are, and
+    those of others, infinity and NaN are larger.)
+    """
+    bound = int(np.float64(1 / least).view(np.uint64)) >> 32
+    return jnp.all(inverses[1::2] <= jnp.uint32(bound))

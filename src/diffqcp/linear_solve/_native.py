@@ -5,12 +5,16 @@ from jaxtyping import Array, Bool, Float
 
 from .._ldl import analyse, handlers
 from .._static import as_indices
-from ._factorisation import AbstractFactorisation
+from ._factorisation import AbstractFactorisation, all_at_least
 from ._quasidefinite import Outcome, Tolerances
 
 
 for _name, _handler in handlers().items():
     jax.ffi.register_ffi_target(f"diffqcp_ldl_{_name}", _handler, platform="cpu")
+
+
+# Words behind the shift, which follows the inverse pivots: of three numbers.
+_TAIL = 6
 
 
 class NativeFactorisation(AbstractFactorisation):
@@ -78,6 +82,16 @@ class NativeFactorisation(AbstractFactorisation):
         options = {"adapt": adapt, "well_posed": well_posed}
         factor, singular = call(self._plan, self._groups, values, shift, **options)
         return (values, factor), singular
+
+    def is_definite(
+        self, values: Float[Array, " entries"], least: float
+    ) -> Bool[Array, ""]:
+        """Whether the matrix is positive definite, with pivots of at least `least`."""
+        # A pivot that is not positive is replaced by the shift, and shows.
+        shift = jnp.full(self.order, jnp.finfo(values.dtype).tiny, values.dtype)
+        (_, factor), _ = self.factorise(values, shift, adapt=False, well_posed=True)
+        end = 2 * self.fill - 2 * self.order - _TAIL
+        return all_at_least(factor[end - 2 * self.order : end], least)
 
     def refined(
         self,

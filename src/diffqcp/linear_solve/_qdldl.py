@@ -6,11 +6,11 @@ import numpy as np
 import qdldl
 import scipy.sparse as sp
 import scipy.sparse.linalg as spl
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._callbacks import host_callback
 from ..sparsity import flat_places
-from ._factorisation import AbstractInverse
+from ._factorisation import AbstractInverse, all_at_least
 
 
 class QDLDLFactorisation(AbstractInverse):
@@ -57,6 +57,13 @@ class QDLDLFactorisation(AbstractInverse):
         return host_callback(
             self._factorise, shape, values, shift, vmap_method="sequential"
         )
+
+    def is_definite(
+        self, values: Float[Array, " entries"], least: float
+    ) -> Bool[Array, ""]:
+        """Whether the matrix is positive definite, with pivots of at least `least`."""
+        factor = self.factor(values, jnp.zeros(self.order, values.dtype))
+        return all_at_least(factor[-2 * self.order :], least)
 
     def solve(self, factor: Array, vector: Float[Array, " N"]) -> Float[Array, " N"]:
         """By `scipy.sparse.linalg.spsolve_triangular`."""
