@@ -73,6 +73,9 @@ solve = jax.vmap(lambda q: solver(P, A, q, b).x)
 q = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)))
 sharded = jax.shard_map(solve, mesh=mesh, in_specs=spec, out_specs=spec)
 np.testing.assert_allclose(jax.jit(sharded)(q), solve(q), rtol=0, atol=1e-15)
+gradient = jax.vmap(jax.grad(lambda q: jnp.sum(solver(P, A, q, b).x ** 2)))
+sharded = jax.shard_map(gradient, mesh=mesh, in_specs=spec, out_specs=spec)
+np.testing.assert_allclose(jax.jit(sharded)(q), gradient(q), rtol=0, atol=1e-15)
 """
 
 

@@ -35,8 +35,10 @@ from jaxtyping import Array
 from ._differentiate import linearise, Smoothing, Values
 from ._search import search
 from ._sharding import vary_together
+from .cones import ConeJacobian
 from .derivative import Data, Solution
 from .forward import AbstractForwardSolver, Found
+from .kkt import KKTOperator
 from .linear_solve import FrozenSolver
 from .structure import AbstractQCPStructure
 
@@ -99,50 +101,76 @@ def _tangents(
     P, A, _, _ = data
     x, y, s = _somewhere(solution)
     dP, dA, dq, db = change
-    A_matrix, dA_matrix = structure.A_matrix(A), structure.A_matrix(dA)
+    dA_matrix = structure.A_matrix(dA)
     r1 = structure.P_mv(dP, x) + dA_matrix.transpose_mv(y) + dq
     r2 = db - dA_matrix.mv(x)
 
     constants = jax.lax.stop_gradient((*data, *solution))  # NaN, where there is none
-    solver = extras.solver.thaw()
-    linearised = linearise(structure, Values(*constants), solver, extras.smoothing)
-    kkt = linearised.kkt
-
-    def split(vector: Array) -> list[Array]:
-        return jnp.split(vector, (structure.n, structure.n + structure.m))
+    solver = extras.solver
+    linearised = linearise(structure, Values(*constants), solver.thaw(), extras.smoothing)
+    kkt, state = linearised.kkt, linearised.state
+    bent = None if extras.smoothing is None else kkt.jacobian
 
     def multiply(unknowns: Array) -> Array:
-        dx, dy, ds = split(unknowns)
-        upper = structure.P_mv(P, dx) + A_matrix.transpose_mv(dy)
-        if extras.smoothing is None:
-            bent = structure.dual_cone.differential(y - s, dy - ds)
-        else:
-            bent = kkt.jacobian.mv(dy - ds)
-        return jnp.concatenate([upper, A_matrix.mv(dx) + ds, dy - bent])
-
-    def system(a: Array, c: Array, e: Array) -> tuple[Array, Array]:
-        right = a - kkt.A.transpose_mv(e)
-        w, dual, _ = kkt.solve(right, c, solver, linearised.state)
-        return w, dual
-
-    def where_asked(right: Array, *parts: Array) -> Array:
-        return jnp.where(jnp.any(right != 0), jnp.concatenate(parts), 0)
+        return _multiply(unknowns, P, A, y - s, bent, structure=structure)
 
     def solve(_: Any, right: Array) -> Array:
-        a, c, e = split(right)
-        dx, dual = system(a, c - e, e)
-        return where_asked(right, dx, dual + e, c - kkt.A.mv(dx))
+        return _solve(right, kkt, state, solver, transposed=False)
 
     def solve_transposed(_: Any, right: Array) -> Array:
-        a, c, e = split(right)
-        w, dual = system(a, c, e)
-        return where_asked(right, w, e + dual, c - kkt.A.mv(w) - dual)
+        return _solve(right, kkt, state, solver, transposed=True)
 
     # One vector, since JAX wants all of a right-hand side to be linear, and not a part.
     right = jnp.concatenate([-r1, r2, jnp.zeros_like(r2)])
     moved = jax.lax.custom_linear_solve(multiply, right, solve, solve_transposed)
-    dx, dy, ds = split(moved)
+    dx, dy, ds = _split(moved, structure.n)
     return dx, dy, ds
+
+
+def _split(vector: Array, n: int) -> list[Array]:
+    return jnp.split(vector, (n, n + (vector.size - n) // 2))
+
+
+# What follows is compiled by itself, with its constants: those of the parts of a linear
+# system would have to vary over a mesh as its arrays do (under `jax.shard_map`).
+
+
+@partial(jax.jit, static_argnames="structure")
+def _multiply(
+    unknowns: Array,
+    P: Array,
+    A: Array,
+    v: Array,
+    jacobian: ConeJacobian | None,
+    *,
+    structure: AbstractQCPStructure,
+) -> Array:
+    """The optimality conditions' derivative in `x`, `y` and `s`, at `v = y - s`; with
+    `jacobian` for that of the projection, if it is given.
+    """
+    dx, dy, ds = _split(unknowns, structure.n)
+    A_matrix = structure.A_matrix(A)
+    if jacobian is None:
+        bent = structure.dual_cone.differential(v, dy - ds)
+    else:
+        bent = jacobian.mv(dy - ds)
+    upper = structure.P_mv(P, dx) + A_matrix.transpose_mv(dy)
+    return jnp.concatenate([upper, A_matrix.mv(dx) + ds, dy - bent])
+
+
+@partial(jax.jit, static_argnames="transposed")
+def _solve(
+    right: Array, kkt: KKTOperator, state: Any, solver: FrozenSolver, *, transposed: bool
+) -> Array:
+    """The solution of the system with that matrix, or its transpose, by `kkt`. A
+    right-hand side of zero has a solution of zero, where there is no other, too.
+    """
+    a, c, e = _split(right, kkt.n)
+    upper, dual = a - kkt.A.transpose_mv(e), c if transposed else c - e
+    w, u, _ = kkt.solve(upper, dual, solver.thaw(), state)
+    h = c - kkt.A.mv(w)
+    parts = jnp.concatenate([w, e + u, h - u if transposed else h])
+    return jnp.where(jnp.any(right != 0), parts, 0)
 
 
 def _somewhere(solution: Solution) -> Solution:
