@@ -26,20 +26,21 @@ def as_pattern(name: str, given: Any) -> SparsityPattern | str | None:
         given = given.to_bcoo()
     if isinstance(given, BCOO):
         indices = np.asarray(given.indices)
-        return _pattern(indices[:, 0], indices[:, 1], given.shape)
+        return merged(indices[:, 0], indices[:, 1], given.shape)
     if sp.issparse(given):
         matrix: Any = sp.coo_array(given)
-        return _pattern(matrix.row, matrix.col, matrix.shape)
+        return merged(matrix.row, matrix.col, matrix.shape)
     matrix = np.asarray(given)
     if matrix.ndim != 2 or matrix.dtype.kind not in "biuf":
         raise TypeError(
             f"{name}: expected a matrix, 'detect' or None, got a {type(given).__name__}"
         )
-    return _pattern(*np.nonzero(matrix), matrix.shape)
+    rows, cols = np.nonzero(matrix)
+    return merged(rows, cols, matrix.shape)
 
 
-def _pattern(rows: Any, cols: Any, shape: Any) -> SparsityPattern:
-    """Each place once, row after row."""
+def merged(rows: Any, cols: Any, shape: Any) -> SparsityPattern:
+    """A pattern with each place once, row after row."""
     shape = (int(shape[0]), int(shape[1]))
     places = np.unique(np.stack([rows, cols]).astype(np.int64), axis=1)
     return SparsityPattern(places[0], places[1], shape)
@@ -71,15 +72,17 @@ def make_structure(
             raise ValueError(f"{name}: expected shape {shape}, got {pattern.shape}")
     # An entry on one side of the diagonal stands for both.
     rows, cols = hessian.rows, hessian.cols
-    upper = _pattern(np.minimum(rows, cols), np.maximum(rows, cols), (n, n))
+    upper = merged(np.minimum(rows, cols), np.maximum(rows, cols), (n, n))
     P, A = _matrix(upper), _matrix(jacobian)
     return QCPStructureCPU(P, A, dims, psd_order=psd_order)
 
 
 def _full(rows: int, cols: int) -> SparsityPattern:
-    return _pattern(*np.indices((rows, cols)).reshape(2, -1), (rows, cols))
+    places = np.indices((rows, cols)).reshape(2, -1)
+    return merged(places[0], places[1], (rows, cols))
 
 
 def _matrix(pattern: SparsityPattern) -> BCOO:
-    indices = np.stack([pattern.rows, pattern.cols], axis=1)
-    return BCOO((np.zeros(pattern.nnz), indices), shape=pattern.shape)
+    indices: Any = np.stack([pattern.rows, pattern.cols], axis=1)
+    values: Any = np.zeros(pattern.nnz)
+    return BCOO((values, indices), shape=pattern.shape)

@@ -18,6 +18,7 @@ from ..linear_solve import Augmented, FrozenSolver, select_solver
 from ..solver import raise_unless_solved
 from ..sparsity import SparsityPattern
 from ._compression import Compression
+from ._detect import detect_hessian, detect_jacobian
 from ._implicit import Extras, locate, Recipe
 from ._layout import Layout
 from ._model import Model, ravel_constraints
@@ -224,11 +225,11 @@ class Program(eqx.Module):
         solution = _located(recipe, theta, extras)
         if not throw:
             return solution
+        status = solution.status
         parts = solution.x, solution.y, solution.s, solution.objective
-        x, y, s, objective = raise_unless_solved(solution.status, parts)
-        return ProgramSolution(
-            *(x, y, s, solution.status, solution.iterations, objective, solution.error)
-        )
+        x, y, s, objective = raise_unless_solved(status, parts)
+        iterations, error = solution.iterations, solution.error
+        return ProgramSolution(x, y, s, status, iterations, objective, error)
 
     def regularity(self, theta: Any, x: Any, y: Any = None) -> ProgramRegularity:
         """Reports what the derivative at a solution rests on: the first-order conditions,
@@ -266,12 +267,10 @@ class Program(eqx.Module):
 def _located(recipe: Recipe, theta: Any, extras: Extras) -> ProgramSolution:
     found = locate(recipe, theta, extras)
     model = recipe.model
-    return ProgramSolution(
-        model.layout.unravel(found.x),
-        *(found.y, found.s),
-        *(part.astype(jnp.int32) for part in (found.status, found.iterations)),
-        *(model.f(found.x, theta), jax.lax.stop_gradient(found.error)),
-    )
+    x, objective = model.layout.unravel(found.x), model.f(found.x, theta)
+    status, iterations = (part.astype(jnp.int32) for part in found[3:5])
+    error = jax.lax.stop_gradient(found.error)
+    return ProgramSolution(x, found.y, found.s, status, iterations, objective, error)
 
 
 def _check_function(name: str, function: Any) -> None:
@@ -312,15 +311,18 @@ def _model(source: _Source, layout: Layout, tree: Any, structs: tuple[Any, ...])
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"objective: expected a real number, got {value}")
     constraints, m = source.constraints, 0
+    vector = partial(_constraint_vector, source, layout)
     if constraints is not None:
-        raveled = jax.eval_shape(
-            lambda x, theta: ravel_constraints(
-                constraints(layout.unravel(x), theta), dtype
-            ),
-            *(x, theta),
-        )
-        m = raveled.size
+        m = jax.eval_shape(vector, x, theta).size
     hessian, jacobian = source.hessian, source.jacobian
+    if isinstance(hessian, str):
+        y = jax.ShapeDtypeStruct((m,), dtype)
+        hessian = detect_hessian(
+            lambda x, y, theta: objective(x, theta) + jnp.vdot(y, vector(x, theta)),
+            *(x, y, theta),
+        )
+    if isinstance(jacobian, str):
+        jacobian = detect_jacobian(vector, x, theta)
     dims = {k: list(v) if isinstance(v, tuple) else v for k, v in source.dims}
     structure = make_structure(n, m, dims, source.psd_order, hessian, jacobian)
     return Model(
@@ -328,3 +330,11 @@ def _model(source: _Source, layout: Layout, tree: Any, structs: tuple[Any, ...])
         Compression(structure.P_pattern, symmetric=True),
         Compression(structure.A_pattern),
     )
+
+
+def _constraint_vector(
+    source: _Source, layout: Layout, x: Float[Array, " n"], theta: Any
+) -> Float[Array, " m"]:
+    if source.constraints is None:
+        return jnp.zeros(0, x.dtype)
+    return ravel_constraints(source.constraints(layout.unravel(x), theta), x.dtype)

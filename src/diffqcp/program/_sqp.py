@@ -254,5 +254,6 @@ class _StepStructure(NamedTuple):
 
 
 def _ones(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> BCOO:
-    indices = np.stack([rows, cols], axis=1).astype(np.int32)
-    return BCOO((np.ones(rows.size), indices), shape=shape)
+    indices: Any = np.stack([rows, cols], axis=1).astype(np.int32)
+    values: Any = np.ones(rows.size)
+    return BCOO((values, indices), shape=shape)
