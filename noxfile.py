@@ -28,7 +28,7 @@ LOWEST = [
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests but those with PyTorch, on two processes; arguments go to pytest."""
-    session.install(".[cvxpy,cvxpylayers,solvers,demo]", *TEST_PACKAGES)
+    session.install(".[cvxpy,cvxpylayers,solvers,sparsity,demo]", *TEST_PACKAGES)
     session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "worksteal"]))
 
 
@@ -60,7 +60,9 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Type annotations, by pyright."""
-    session.install(".[cvxpy,cvxpylayers,solvers,demo]", "pyright[nodejs]==1.1.414")
+    session.install(
+        ".[cvxpy,cvxpylayers,solvers,sparsity,demo]", "pyright[nodejs]==1.1.414"
+    )
     session.run("pyright")
 
 

@@ -255,3 +255,29 @@ CASES = {
     "exponential": _exponential(),
     "free": _free(),
 }
+
+
+def banded() -> Case:
+    """A chain whose Hessian is indefinite, but for the active constraints."""
+    half = 12
+    signs = jnp.tile(jnp.array([3.0, -1.0]), half)
+    weights = jnp.asarray(np.random.default_rng(2).uniform(0.7, 1.3, size=half))
+
+    def objective(x, theta):
+        coupling = jnp.sum(x[1:-1:2] * x[2::2] ** 2)
+        wave = jnp.sum(jnp.cos(x)) / 5 - weights @ x[::2]
+        return theta[0] * signs @ x**2 / 2 + theta[1] * coupling + wave
+
+    def constraints(x, theta):
+        tied = x[::2] + x[1::2] * jnp.exp(x[::2] / 10) - theta[2]
+        return jnp.concatenate([tied, x[1::2] - jnp.linspace(0.5, 2.0, half)])
+
+    theta, start = np.array([1.0, 0.3, 1.0]), np.full(2 * half, 0.5)
+    dims = {"z": half, "l": half}
+    near = [
+        *(0.48, 0.5, 0.34, 0.64, 0.21, 0.77, 0.08, 0.91, -0.04, 1.05, -0.07, 1.08),
+        *(-0.25, 1.28, -0.28, 1.32, -0.21, 1.24, -0.1, 1.11, -0.12, 1.13, -0.27, 1.31),
+        *(-0.45, -0.17, 0.48, 0.44, 1.08, 1.24, 1.48, 1.54, 1.46, 1.29, 1.31, 1.54),
+        *(1.04, 0.92, 0.42, 0.62, 0.14, -0.1, -0.04, -0.14, -0.35, -0.62, -0.73, -0.69),
+    ]
+    return Case(objective, constraints, dims, theta, start, near)

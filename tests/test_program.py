@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from diffqcp import Program, Status
 
-from .programs import Case, CASES, truth
+from .programs import banded, Case, CASES, truth
 
 
 def program(case: Case) -> Program:
@@ -113,6 +114,40 @@ def _strip(x, theta):
 
 
 SADDLE = Program(_saddle, _strip, {"l": 2})
+
+
+def test_sparse_patterns_are_found():
+    """Indefinite without its constraints, and solved by a factorisation that does not
+    pivot.
+    """
+    pytest.importorskip("asdex")
+    case = banded()
+    detect = {"hessian_pattern": "detect", "jacobian_pattern": "detect"}
+    sparse = Program(case.objective, case.constraints, case.dims, **detect)
+
+    def solution(theta):
+        found = sparse.solve(theta, case.start, throw=False)
+        return vector(found), found
+
+    J, found = jax.jit(jax.jacrev(solution, has_aux=True))(case.theta)
+    check_solved(J, found, *truth(case))
+
+
+def test_sparse_patterns_are_looked_at():
+    """A chain of saddles, with and without all of its pattern."""
+
+    def f(x, theta):
+        return jnp.sum(x[1:] * x[:-1]) - theta * jnp.sum(x**2)
+
+    size = 40
+    x, whole = np.zeros(size), np.abs(np.subtract.outer(*2 * [np.arange(size)])) < 2
+    for pattern, theta, expected in (
+        (sp.coo_array(whole), -2.0, Status.SOLVED),
+        (sp.coo_array(whole), 2.0, Status.SADDLE_POINT),
+        (np.eye(size), -2.0, Status.WRONG_PATTERN),
+    ):
+        found = Program(f, hessian_pattern=pattern).at(theta, x, throw=False)
+        assert found.status == expected
 
 
 def test_points_that_are_no_solutions():

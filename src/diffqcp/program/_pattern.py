@@ -1,6 +1,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO, BCSR
@@ -73,8 +74,9 @@ def make_structure(
     # An entry on one side of the diagonal stands for both.
     rows, cols = hessian.rows, hessian.cols
     upper = merged(np.minimum(rows, cols), np.maximum(rows, cols), (n, n))
-    P, A = _matrix(upper), _matrix(jacobian)
-    return QCPStructureCPU(P, A, dims, psd_order=psd_order)
+    with jax.ensure_compile_time_eval():  # patterns are known, also under jit
+        P, A = _matrix(upper), _matrix(jacobian)
+        return QCPStructureCPU(P, A, dims, psd_order=psd_order)
 
 
 def _full(rows: int, cols: int) -> SparsityPattern:
