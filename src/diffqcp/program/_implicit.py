@@ -73,16 +73,18 @@ def locate(recipe: Recipe, theta: Any, extras: Extras) -> Located:
     model, solver = recipe.model, extras.solver.thaw()
     structure, x = model.structure, extras.x
     y, count = extras.y, jnp.zeros((), jnp.int32)
+    otherwise = jnp.asarray(int(Status.INACCURATE), jnp.int32)
     if y is None:
         none = jnp.zeros(structure.m, x.dtype)
         first = model.local(x, none, theta).data
         y = estimate_multipliers(structure, first, x, -model.c(x, theta))
     if recipe.method is not None:
-        x, y, count = sqp(recipe.method, model, theta, x, y)
+        x, y, count, otherwise = sqp(recipe.method, model, theta, x, y)
     s = -model.c(x, theta)
     if recipe.polish:
         x, y, s = _polish(recipe, theta, (x, y, s), solver)
     status, error = judge(structure, model.local(x, y, theta), (x, y, s), recipe.tol)
+    status = jnp.where(status == int(Status.INACCURATE), otherwise, status)
     if recipe.method is not None:
         x, y, s = (
             jnp.where(status == int(Status.SOLVED), part, jnp.nan) for part in (x, y, s)

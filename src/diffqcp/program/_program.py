@@ -194,7 +194,9 @@ class Program(eqx.Module):
         - `throw`: whether a program that is not solved raises a `RuntimeError` with its
             status. If False, its solution and its derivatives are NaN.
 
-        **Returns:** a [`diffqcp.program.ProgramSolution`][].
+        **Returns:** a [`diffqcp.program.ProgramSolution`][]. Beside those of `at` its
+        status may be `INFEASIBLE`, where the constraints cannot be satisfied to first
+        order, `ITERATION_LIMIT` or `NUMERICAL_TROUBLE`.
 
         **Raises:** as `at`.
         """
@@ -252,7 +254,9 @@ class Program(eqx.Module):
         found = self.at(theta, x, y, throw=False)
         model, theta, vector = self._model(theta, x)
         data = jax.jit(model.local)(vector, found.y, theta).data
-        return examine_program(model.structure, Values(*data, vector, found.y, found.s))
+        P, A, q, b = data
+        values = Values(P, A, q, b, vector, found.y, found.s)
+        return examine_program(model.structure, values)
 
     def _model(self, theta: Any, x: Any) -> tuple[Model, Any, Float[Array, " n"]]:
         """The functions for vectors, `theta` as arrays, and `x` as a vector."""

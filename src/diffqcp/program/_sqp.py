@@ -97,8 +97,12 @@ def sqp(
     theta: Any,
     x: Float[Array, " n"],
     y: Float[Array, " m"],
-) -> tuple[Float[Array, " n"], Float[Array, " m"], Integer[Array, ""]]:
-    """The last point with its multipliers, and the number of steps.
+) -> tuple[
+    Float[Array, " n"], Float[Array, " m"], Integer[Array, ""], Integer[Array, ""]
+]:
+    """The last point with its multipliers, the number of steps, and what is to be said if
+    it is no solution: `INFEASIBLE` where the distance of the constraints to the cone is
+    stationary, but not zero, and otherwise `ITERATION_LIMIT` or `NUMERICAL_TROUBLE`.
 
     **Arguments:**
 
@@ -180,7 +184,18 @@ def sqp(
     last = lax.while_loop(
         lambda state: state.going & (state.steps < method.max_steps), body, state
     )
-    return last.x, last.y, last.steps
+    c, pull = jax.vjp(lambda x: model.c(x, theta), last.x)
+    outside = project(c)
+    distance, slope = jnp.linalg.norm(outside), jnp.linalg.norm(pull(outside)[0])
+    far = distance > 1e-5 * (1 + jnp.linalg.norm(c))
+    verdict = jnp.where(
+        last.steps < method.max_steps,
+        int(Status.NUMERICAL_TROUBLE),
+        int(Status.ITERATION_LIMIT),
+    )
+    flat = slope < 1e-2 * distance
+    verdict = jnp.where(far & flat, int(Status.INFEASIBLE), verdict)
+    return last.x, last.y, last.steps, verdict.astype(jnp.int32)
 
 
 _PENALTY = 10.0
