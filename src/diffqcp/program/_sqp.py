@@ -13,9 +13,10 @@ shift that adapts. Steps are shortened until the exact penalty function
 
     f(x) + nu |Pi_K*(c(x))|,
 
-which has the distance of `-c` to `K`, is below the largest of its last values (Grippo,
-Lampariello and Lucidi, "A nonmonotone line search technique for Newton's method", SIAM J.
-Numer. Anal. 23, 1986): so that steps along curved constraints are not refused.
+which has the distance of `-c` to `K`, has become smaller; near the solution, than the
+largest of its last values (Grippo, Lampariello and Lucidi, "A nonmonotone line search
+technique for Newton's method", SIAM J. Numer. Anal. 23, 1986): so that steps along curved
+constraints are not refused.
 """
 
 from typing import Any, NamedTuple
@@ -150,8 +151,11 @@ def sqp(
         gain = gradient @ d - nu * jnp.linalg.norm(project(c))
         gain = gain + nu * jnp.linalg.norm(project(c + A_matrix.mv(d)))
 
+        # Far from the solution steps that do not reduce it may lead around in circles.
+        ceiling = jnp.where(error < _CLOSE, jnp.max(past), now)
+
         def too_long(length: Array) -> Array:
-            allowed = jnp.max(past) + 1e-4 * length * jnp.minimum(gain, 0)
+            allowed = ceiling + 1e-4 * length * jnp.minimum(gain, 0)
             allowed = allowed + 1e-12 * jnp.abs(now)
             return (penalty(x + length * d, nu) > allowed) & (length > _SHORTEST)
 
@@ -199,6 +203,7 @@ def sqp(
 
 
 _PENALTY = 10.0
+_CLOSE = 0.01
 
 
 def _convex(
