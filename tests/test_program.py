@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from diffqcp import Program, Status
+from diffqcp.program import SciPy
 
 from .programs import banded, Case, CASES, truth
 
@@ -126,6 +127,23 @@ def _strip(x, theta):
 
 
 SADDLE = Program(_saddle, _strip, {"l": 2})
+
+
+def _pounce():
+    return pytest.importorskip("diffqcp.program.pounce").Pounce()
+
+
+@pytest.mark.parametrize("method", [SciPy, _pounce])
+def test_solvers_outside_of_jax(method):
+    case = CASES["rosenbrock"]
+    exact, expected = truth(case)
+    solve, method = program(case).solve, method()
+    J = jax.jacrev(lambda theta: vector(solve(theta, case.start, method=method)))
+    np.testing.assert_allclose(
+        J(case.theta), expected, rtol=0, atol=1e-7 * np.abs(expected).max()
+    )
+    with pytest.raises(ValueError, match="runs outside of jit and vmap only"):
+        jax.jit(lambda theta: solve(theta, case.start, method=method))(case.theta)
 
 
 def test_sparse_patterns_are_found():

@@ -32,12 +32,14 @@ class Recipe(NamedTuple):
     """What is static: compiled once for each.
 
     - `method`: what finds the solution; None if it is given.
+    - `keep`: whether a point that is no solution is kept; else it is NaN.
     - `polish`: the most Newton steps.
     - `tol`: the largest error of what counts as a solution.
     """
 
     model: Model
     method: SQP | None
+    keep: bool
     polish: int
     tol: float
 
@@ -85,7 +87,7 @@ def locate(recipe: Recipe, theta: Any, extras: Extras) -> Located:
         x, y, s = _polish(recipe, theta, (x, y, s), solver)
     status, error = judge(structure, model.local(x, y, theta), (x, y, s), recipe.tol)
     status = jnp.where(status == int(Status.INACCURATE), otherwise, status)
-    if recipe.method is not None:
+    if not recipe.keep:
         x, y, s = (
             jnp.where(status == int(Status.SOLVED), part, jnp.nan) for part in (x, y, s)
         )

@@ -21,6 +21,7 @@ from ._compression import Compression
 from ._detect import detect_hessian, detect_jacobian
 from ._implicit import Extras, locate, Recipe
 from ._layout import Layout
+from ._methods import AbstractHostMethod
 from ._model import Model, ravel_constraints
 from ._pattern import as_pattern, make_structure
 from ._regularity import examine_program, ProgramRegularity
@@ -191,7 +192,9 @@ class Program(eqx.Module):
 
         - `theta`, `polish`, `tol`: as for `at`.
         - `start`: where to start; it has the structure of `x`.
-        - `method`: the solver; [`diffqcp.program.SQP`][] by default.
+        - `method`: the solver: [`diffqcp.program.SQP`][] by default; outside of `jit` and
+            `vmap` also [`diffqcp.program.SciPy`][], or for large sparse programs
+            [`diffqcp.program.pounce.Pounce`][].
         - `throw`: whether a program that is not solved raises a `RuntimeError` with its
             status. If False, its solution and its derivatives are NaN.
 
@@ -202,8 +205,10 @@ class Program(eqx.Module):
         **Raises:** as `at`.
         """
         method = SQP() if method is None else method
-        if not isinstance(method, SQP):
-            raise TypeError(f"method: expected diffqcp.program.SQP(...), got {method!r}")
+        if not isinstance(method, (SQP, AbstractHostMethod)):
+            raise TypeError(
+                f"method: expected a solver such as diffqcp.program.SQP(), got {method!r}"
+            )
         return self._locate(theta, start, None, method, polish, tol, throw)
 
     def _locate(
@@ -211,7 +216,7 @@ class Program(eqx.Module):
         theta: Any,
         x: Any,
         y: Any,
-        method: SQP | None,
+        method: SQP | AbstractHostMethod | None,
         polish: bool | int,
         tol: float,
         throw: bool,
@@ -223,10 +228,15 @@ class Program(eqx.Module):
         steps = 10 if polish is True else int(polish)
         if y is not None:
             y = as_vector("y", y, model.structure.m, vector.dtype)
-        extras = Extras(self.frozen_solver, *jax.lax.stop_gradient((vector, y)))
+        vector, y = jax.lax.stop_gradient((vector, y))
+        keep, iterations = method is None, None
+        if isinstance(method, AbstractHostMethod):
+            vector, y, iterations = _on_host(method, model, theta, vector)
+            method = None
+        extras = Extras(self.frozen_solver, vector, y)
         least = float(jnp.finfo(vector.dtype).eps) ** 0.6
-        recipe = Recipe(model, method, steps, max(float(tol), least))
-        solution = _located(recipe, theta, extras)
+        recipe = Recipe(model, method, keep, steps, max(float(tol), least))
+        solution = _located(recipe, theta, extras, iterations)
         if not throw:
             return solution
         status = solution.status
@@ -270,13 +280,31 @@ class Program(eqx.Module):
 
 
 @partial(jax.jit, static_argnums=0)
-def _located(recipe: Recipe, theta: Any, extras: Extras) -> ProgramSolution:
+def _located(
+    recipe: Recipe, theta: Any, extras: Extras, iterations: Any
+) -> ProgramSolution:
     found = locate(recipe, theta, extras)
     model = recipe.model
     x, objective = model.layout.unravel(found.x), model.f(found.x, theta)
-    status, iterations = (part.astype(jnp.int32) for part in found[3:5])
+    status, count = (part.astype(jnp.int32) for part in found[3:5])
+    if iterations is not None:
+        count = jnp.asarray(iterations, jnp.int32)
     error = jax.lax.stop_gradient(found.error)
-    return ProgramSolution(x, found.y, found.s, status, iterations, objective, error)
+    return ProgramSolution(x, found.y, found.s, status, count, objective, error)
+
+
+def _on_host(
+    method: AbstractHostMethod, model: Model, theta: Any, start: Float[Array, " n"]
+) -> tuple[Array, Array | None, int]:
+    theta = jax.lax.stop_gradient(theta)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((theta, start))):
+        raise ValueError(
+            f"method: {type(method).__name__} runs outside of jit and vmap only; "
+            "diffqcp.program.SQP() runs under both"
+        )
+    x, y, iterations = method.run(model, theta, start)
+    x = jnp.asarray(x, start.dtype)
+    return x, None if y is None else jnp.asarray(y, start.dtype), iterations
 
 
 def _check_function(name: str, function: Any) -> None:
