@@ -273,5 +273,10 @@ def test_misuse():
         Program(f, c, {"l": 2}, hessian_pattern=np.eye(3)).at(x, x)
     with pytest.raises(TypeError, match="method: expected"):
         Program(f, c, {"l": 2}).solve(x, x, method="SLSQP")
+    # Its derivative would be zero, without a word.
+    with pytest.raises(ValueError, match="objective: closes over values that are traced"):
+        jax.grad(lambda t: jnp.sum(Program(lambda x, _: f(x, t)).at(0.0, x).x))(x)
+    with pytest.raises(ValueError, match="constraints: closes over values"):
+        jax.jit(lambda t: Program(f, jax.jit(lambda x, _: x - t), {"l": 2}).at(t, x).x)(x)
     with pytest.raises(ValueError, match="regularity: expected known values"):
         jax.jit(lambda x: Program(f, c, {"l": 2}).regularity(x, x))(x)

@@ -339,7 +339,7 @@ def _model(source: _Source, layout: Layout, tree: Any, structs: tuple[Any, ...])
     def objective(x: Array, theta: Any) -> Any:
         return source.objective(layout.unravel(x), theta)
 
-    value = jax.eval_shape(objective, x, theta)
+    value = _result("objective", objective, x, theta)
     if not isinstance(value, jax.ShapeDtypeStruct) or value.shape != ():
         raise ValueError(f"objective: expected a number, got {value}")
     if not jnp.issubdtype(value.dtype, jnp.floating):
@@ -347,7 +347,7 @@ def _model(source: _Source, layout: Layout, tree: Any, structs: tuple[Any, ...])
     constraints, m = source.constraints, 0
     vector = partial(_constraint_vector, source, layout)
     if constraints is not None:
-        m = jax.eval_shape(vector, x, theta).size
+        m = _result("constraints", vector, x, theta).size
     hessian, jacobian = source.hessian, source.jacobian
     if isinstance(hessian, str):
         y = jax.ShapeDtypeStruct((m,), dtype)
@@ -364,6 +364,21 @@ def _model(source: _Source, layout: Layout, tree: Any, structs: tuple[Any, ...])
         Compression(structure.P_pattern, symmetric=True),
         Compression(structure.A_pattern),
     )
+
+
+def _result(name: str, function: Callable[..., Any], x: Any, theta: Any) -> Any:
+    """The shapes and dtypes of a function's result.
+
+    **Raises:** `ValueError`, naming the argument, if it closes over traced values: their
+    derivatives would be left out.
+    """
+    closed, result = jax.make_jaxpr(function, return_shape=True)(x, theta)
+    if any(isinstance(constant, Tracer) for constant in closed.consts):
+        raise ValueError(
+            f"{name}: closes over values that are traced by jit, grad or vmap; they are "
+            "to be a part of theta"
+        )
+    return result
 
 
 def _constraint_vector(
