@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._static import as_indices
 from ..cones._base import IdentityEigenvectors
-from ..cones.product import ProductEigenvectors
+from ..cones.product import ProductEigenvectors, RepeatedEigenvectors
 from ..kkt import KKTOperator
 from ..sparsity import flat_places, SparseMatrix, SparsityPattern
 from .auto import AutoSolver
@@ -48,6 +48,9 @@ class Augmented(lx.AbstractLinearSolver[AugmentedState]):
     exactly where the second-order conditions hold, and then the methods for convex
     programs apply. (Where it is not, they say so, or decompose `K`.)
 
+    A sparse `P` gets the squares of the rows and cones that are small enough for it to
+    stay sparse; the others stay as they are.
+
     Where `P` is dense and positive semidefinite nothing is changed, and a singular `K` is
     solved in the sense of least squares. In all other cases what is found has to satisfy
     the system.
@@ -79,7 +82,7 @@ class Augmented(lx.AbstractLinearSolver[AugmentedState]):
             convex = _is_semidefinite(operator.P.as_matrix(), size)
             gamma = jnp.where(convex, 0, gamma)
         else:
-            gamma = jnp.where(_straight(operator), gamma, 0)
+            gamma = jnp.where(_blocks(operator).covered, gamma, 0)
         kappa = 1 - (1 - lam) * gamma
         alpha = 1 / jnp.sqrt(kappa**2 * lam + 1 - lam)
         weights = lam * gamma * (2 - gamma * (1 - lam))
@@ -152,37 +155,65 @@ def _dense(operator: KKTOperator, weights: Float[Array, " m"]) -> SparseMatrix:
     return SparseMatrix(matrix.ravel(), operator.P.pattern)
 
 
-def _straight(operator: KKTOperator) -> np.ndarray:
-    """Which eigenvectors are unit vectors of the rows of `A` that `_sparse` squares."""
-    product, A = operator.jacobian.eigenvectors, operator.A.pattern
-    straight = np.zeros(A.shape[0], bool)
-    if not isinstance(product, ProductEigenvectors) or _squares(A) > _MOST_SQUARES:
-        return straight
-    ends = np.cumsum([0, *product.dims])
-    for block, start, end in zip(product.blocks, ends, ends[1:], strict=False):
-        straight[start:end] = isinstance(block, IdentityEigenvectors)
-    return straight
+class _Blocks(NamedTuple):
+    """The cones, as blocks of rows of `A`.
+
+    - `block`, `within`: of each row the number of its block, and its place there.
+    - `covered`: of each coordinate in the basis of eigenvectors whether `_sparse` squares
+        its block.
+    - `rows`: the same for each row.
+    """
+
+    block: np.ndarray
+    within: np.ndarray
+    covered: np.ndarray
+    rows: np.ndarray
 
 
-_MOST_SQUARES = 20_000_000
+def _blocks(operator: KKTOperator) -> _Blocks:
+    """Squaring a block couples all variables in its rows. Small ones are squared, as long
+    as that does not make the matrix many times fuller.
+    """
+    A, product = operator.A.pattern, operator.jacobian.eigenvectors
+    m = A.shape[0]
+    parts: list[np.ndarray] = []
+    if isinstance(product, ProductEigenvectors):
+        for part, dim in zip(product.blocks, product.dims, strict=True):
+            size = dim
+            if isinstance(part, IdentityEigenvectors):
+                size = 1
+            elif isinstance(part, RepeatedEigenvectors):
+                size = dim // part.count
+            parts.append(np.repeat(size, dim // size))
+    sizes = np.concatenate(parts) if parts else np.repeat(m, min(m, 1))
+    block = np.repeat(np.arange(sizes.size), sizes)
+    within = np.arange(m) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rows: Any = getattr(product, "rows", None)
+    order = np.arange(m) if rows is None else rows.value
+    by_row, place = np.empty(m, np.int32), np.empty(m, np.int32)
+    by_row[order], place[order] = block, within
+    pairs = np.bincount(by_row[A.rows], minlength=sizes.size).astype(np.int64) ** 2
+    smallest = np.argsort(pairs, kind="stable")
+    most = _FULLER * (operator.P.pattern.nnz + A.nnz + sum(A.shape))
+    covered = np.zeros(sizes.size, bool)
+    covered[smallest] = np.cumsum(pairs[smallest]) <= most
+    return _Blocks(by_row, place, covered[block], covered[by_row])
 
 
-def _squares(A: SparsityPattern) -> int:
-    """How many pairs of entries of `A` share a row."""
-    counts = np.bincount(A.rows, minlength=A.shape[0]).astype(np.int64)
-    return int(counts @ counts)
+_FULLER = 8
+
+
+def covers_all(operator: KKTOperator) -> bool:
+    """Whether `Augmented` moves all curvature into `P`."""
+    return operator.P.pattern.full or bool(np.all(_blocks(operator).covered))
 
 
 def _sparse(operator: KKTOperator, weights: Float[Array, " m"]) -> SparseMatrix:
-    """As `_dense`, for weights in rows that are `_straight`."""
-    P, A = operator.P, operator.A
-    coordinates = np.flatnonzero(_straight(operator))
-    rows: Any = getattr(operator.jacobian.eigenvectors, "rows", None)
-    order = np.arange(A.pattern.shape[0]) if rows is None else rows.value
-    coordinate = np.full(A.pattern.shape[0], -1, np.int32)
-    coordinate[order[coordinates]] = coordinates
-    first, second = _pairs(A.pattern, coordinate >= 0)
-    n, cols = P.pattern.shape[0], A.pattern.cols
+    """As `_dense`, for weights in blocks that are covered."""
+    P, A, blocks = operator.P, operator.A, _blocks(operator)
+    n = A.pattern.shape[1]
+    first, second = _pairs(blocks.block[A.pattern.rows], blocks.rows[A.pattern.rows])
+    cols, rows = A.pattern.cols, A.pattern.rows
     places = np.concatenate(
         [
             flat_places(P.pattern.rows, P.pattern.cols, n),
@@ -190,22 +221,25 @@ def _sparse(operator: KKTOperator, weights: Float[Array, " m"]) -> SparseMatrix:
         ]
     )
     unique, target = np.unique(places, return_inverse=True)
-    target = as_indices("P", target)
-    terms = weights[coordinate[A.pattern.rows[first]]] * A.values[first]
-    values = jnp.concatenate([P.values, terms * A.values[second]])
-    pattern = SparsityPattern(*np.divmod(unique, n), (n, n))
-    summed = jnp.zeros(unique.size, values.dtype).at[target].add(values)
-    return SparseMatrix(summed, pattern)
+    # With ones in one place of each block, the k-th column of all of them.
+    places = np.arange(blocks.within[blocks.rows].max(initial=0) + 1)
+    ones = (blocks.within[None, :] == places[:, None]) & blocks.rows[None, :]
+    weighted = operator.jacobian.map(lambda _: weights)
+    columns = jax.vmap(weighted.mv)(jnp.asarray(ones, A.values.dtype))
+    middle = columns[blocks.within[rows[second]], rows[first]]
+    values = jnp.concatenate([P.values, A.values[first] * middle * A.values[second]])
+    summed = jnp.zeros(unique.size, values.dtype)
+    summed = summed.at[as_indices("P", target)].add(values)
+    return SparseMatrix(summed, SparsityPattern(*np.divmod(unique, n), (n, n)))
 
 
-def _pairs(A: SparsityPattern, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of entries in one row, for the rows that are wanted."""
-    entries = np.argsort(A.rows, kind="stable")
-    entries = entries[wanted[A.rows[entries]]]
-    counts = np.bincount(A.rows[entries], minlength=A.shape[0])
-    starts = np.cumsum(counts) - counts
-    repeats = counts[A.rows[entries]]
+def _pairs(block: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of entries in one block, of the entries that are wanted."""
+    entries = np.argsort(block, kind="stable")
+    entries = entries[wanted[entries]]
+    counts = np.bincount(block[entries], minlength=block.max(initial=-1) + 1)
+    starts, repeats = np.cumsum(counts) - counts, counts[block[entries]]
     first = np.repeat(entries, repeats)
     within = np.arange(first.size) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-    second = entries[np.repeat(starts[A.rows[entries]], repeats) + within]
+    second = entries[np.repeat(starts[block[entries]], repeats) + within]
     return as_indices("A", first), as_indices("A", second)

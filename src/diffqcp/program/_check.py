@@ -12,6 +12,7 @@ from ..forward import Status
 from ..kkt import KKTOperator
 from ..linear_solve import Augmented, SparseLDL
 from ..linear_solve._quasidefinite import QuasidefiniteState, Tolerances
+from ..linear_solve.augmented import covers_all
 from ..structure import AbstractQCPStructure
 from ._model import Local
 
@@ -75,11 +76,12 @@ def is_saddle(structure: AbstractQCPStructure, kkt: KKTOperator) -> Bool[Array, 
     then `S` is positive definite exactly if the second-order condition holds, as long as
     negative curvature is not below what rounding errors hide. A sparse `S` is that of
     [`diffqcp.Augmented`][], and what tells is whether its `K` has an LDL' factorisation
-    with pivots of the right signs.
+    with pivots of the right signs. (It is not looked at where some row or cone has so
+    many entries that its square is not formed.)
     """
     n = structure.n
     if not structure.P_pattern.full:
-        return _is_indefinite(kkt)
+        return _is_indefinite(kkt) if covers_all(kkt) else jnp.asarray(False)
     matrix = kkt.as_matrix()
     P, B = matrix[:n, :n], matrix[n:, :n]
     size = jnp.max(jnp.abs(P), initial=0)

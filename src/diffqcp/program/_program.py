@@ -168,8 +168,8 @@ class Program(eqx.Module):
         **Returns:** a [`diffqcp.program.ProgramSolution`][]. Its status is `INACCURATE`
         if the first-order conditions do not hold, `WRONG_SIGN` if multipliers are not in
         `K*`, `SADDLE_POINT` if the objective decreases along the constraints in second
-        order (which is looked at if the Hessian is dense), `WRONG_PATTERN` if a pattern
-        leaves out derivatives, and `NOT_FINITE`.
+        order (which is not looked at in sparse programs with very full rows),
+        `WRONG_PATTERN` if a pattern leaves out derivatives, and `NOT_FINITE`.
 
         **Raises:** `TypeError` or `ValueError`, naming the argument, for shapes that do
         not fit together.
