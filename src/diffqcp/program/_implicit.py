@@ -58,7 +58,7 @@ class Located(NamedTuple):
     """A solution. All of it is in floating-point numbers, since JAX has no tangents of
     integers.
 
-    - `objective`: a function of `theta` by `x` too.
+    - `error`: of the first-order conditions; see `judge`.
     """
 
     x: Float[Array, " n"]

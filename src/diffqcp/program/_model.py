@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ..derivative import Data
@@ -110,17 +109,3 @@ def ravel_constraints(values: Any, dtype: Any) -> Float[Array, " m"]:
     """The numbers of a PyTree in one vector."""
     parts = [jnp.asarray(leaf).astype(dtype).ravel() for leaf in jax.tree.leaves(values)]
     return jnp.concatenate(parts) if parts else jnp.zeros(0, dtype)
-
-
-def theta_arrays(theta: Any) -> Any:
-    """Leaves as arrays, so that one of Python's numbers is not a constant."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf), theta)
-
-
-def is_scalar(struct: Any) -> bool:
-    """Whether a function returns one real number."""
-    return (
-        isinstance(struct, jax.ShapeDtypeStruct)
-        and struct.shape == ()
-        and np.issubdtype(struct.dtype, np.floating)
-    )
