@@ -13,6 +13,7 @@ nox.options.default_venv_backend = "venv"
 TEST_PACKAGES = [
     *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20"),
     "qpax>=0.1.4",  # the documentation compares with it
+    "skfolio>=1.0",  # has the data of an example
 ]
 TORCH_TESTS = [
     "tests/test_torch_layer.py",
@@ -28,7 +29,7 @@ LOWEST = [
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests but those with PyTorch, on two processes; arguments go to pytest."""
-    session.install(".[cvxpy,cvxpylayers,solvers,demo]", *TEST_PACKAGES)
+    session.install(".[cvxpy,cvxpylayers,solvers,sparsity,pounce,demo]", *TEST_PACKAGES)
     session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "worksteal"]))
 
 
@@ -60,7 +61,9 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Type annotations, by pyright."""
-    session.install(".[cvxpy,cvxpylayers,solvers,demo]", "pyright[nodejs]==1.1.414")
+    session.install(
+        ".[cvxpy,cvxpylayers,solvers,sparsity,pounce,demo]", "pyright[nodejs]==1.1.414"
+    )
     session.run("pyright")
 
 

@@ -19,12 +19,14 @@ from .forward import (
     Status as Status,
 )
 from .linear_solve import (
+    Augmented as Augmented,
     AutoSolver as AutoSolver,
     CuDSS as CuDSS,
     LSMR as LSMR,
     LU as LU,
     SparseLDL as SparseLDL,
 )
+from .program import Program as Program
 from .qcp import AbstractQCP as AbstractQCP, DeviceQCP as DeviceQCP, HostQCP as HostQCP
 from .qp import (
     EqualityQPSolution as EqualityQPSolution,

@@ -99,7 +99,7 @@ def _tangents(
 ) -> Solution:
     data, solution, change = vary_together((data, solution, change))
     P, A, _, _ = data
-    x, y, s = _somewhere(solution)
+    x, y, s = somewhere(solution)
     dP, dA, dq, db = change
     dA_matrix = structure.A_matrix(dA)
     r1 = structure.P_mv(dP, x) + dA_matrix.transpose_mv(y) + dq
@@ -173,7 +173,7 @@ def _solve(
     return jnp.where(jnp.any(right != 0), parts, 0)
 
 
-def _somewhere(solution: Solution) -> Solution:
+def somewhere(solution: Solution) -> Solution:
     """The solution, or where there is none a point without pattern.
 
     There a product of NaN with a cotangent of zero would be NaN. The point's numbers are

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.lax as lax
@@ -28,7 +29,7 @@ class _State(NamedTuple):
 
 def newton(
     structure: AbstractQCPStructure,
-    data: Data,
+    data: Data | Callable[[Array, Array], Data],
     start: Solution,
     solver: lx.AbstractLinearSolver,
     *,
@@ -44,16 +45,25 @@ def newton(
     (Ali, Wong and Kolter, "A semismooth Newton method for fast, generic convex
     programming", ICML 2017.)
 
+    **Arguments:**
+
+    - `data`: the problem, or a function from `x` and `y` to one that stands for another
+        problem there.
+
     **Returns:** the best point, never worse than `(x, Pi(v), Pi(v) - v)` of the start;
     its error, as [`diffqcp._accuracy.scaled_error`][] has it; and how many steps were
     taken. The problem is to be in units of its own.
     """
-    data, start = vary_together((data, start))
-    exact = exact_error(data[2].dtype)
+    if callable(data):
+        start, local = vary_together(start), data
+    else:
+        fixed, start = vary_together((data, start))
+        local = lambda x, y: fixed  # noqa: E731
+    exact = exact_error(start[0].dtype)
 
     def at(x: Float[Array, " n"], v: Float[Array, " m"]) -> _Point:
         y = structure.dual_cone.project(v)
-        P, A, q, b = data
+        P, A, q, b = data = local(x, y)
         A_matrix = structure.A_matrix(A)
         dual = structure.P_mv(P, x) + A_matrix.transpose_mv(y) + q
         solution = (x, y, y - v)
@@ -70,7 +80,7 @@ def newton(
         # In a batch this is computed for those that are finished too, and not used. A
         # factorisation of NaN can return at once.
         x = jnp.where(unfinished(state), x, jnp.nan)
-        linearised = linearise(structure, Values(*data, x, y, s), solver)
+        linearised = linearise(structure, Values(*local(x, y), x, y, s), solver)
         kkt, (upper, dual) = linearised.kkt, linearised.newton
         dx, dy, _ = kkt.solve(upper, dual, solver, linearised.state)
         point = at(x + dx, y + dy - s - (dual - kkt.A.mv(dx)))

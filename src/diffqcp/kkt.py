@@ -32,6 +32,7 @@ from .sparsity import SparseMatrix
 
 
 Check: TypeAlias = Callable[[Any, Bool[Array, ""]], Any]
+Bend: TypeAlias = Callable[[Float[Array, " m"]], Float[Array, " m"]]
 
 
 class KKTOperator(lx.AbstractLinearOperator):
@@ -96,6 +97,8 @@ class KKTOperator(lx.AbstractLinearOperator):
         solver: lx.AbstractLinearSolver,
         state: Any,
         check: Check,
+        *,
+        bend: Bend | None = None,
     ) -> tuple[Float[Array, " n"], Float[Array, " m"], Bool[Array, ""]]:
         """As `solve`, for JAX to transpose and to differentiate.
 
@@ -119,12 +122,15 @@ class KKTOperator(lx.AbstractLinearOperator):
         **Arguments:**
 
         - `check`: what is done with the solution, given whether the solve has succeeded.
+        - `bend`: `D` as a function, if its own one is not differentiable in where `D` is
+            taken; see [`diffqcp.cones.AbstractCone.differential`][].
 
         **Returns:**
 
         `w` and `U L t`, which are NaN if the solve fails, and whether it has succeeded.
         """
         constant = jax.lax.stop_gradient(self)
+        bend = self.jacobian.mv if bend is None else bend
 
         def split(vector):
             return jnp.split(vector, (self.n, self.n + dual.size))
@@ -132,23 +138,26 @@ class KKTOperator(lx.AbstractLinearOperator):
         def multiply(unknowns):
             w, u, h = split(unknowns)
             upper = self.P.mv(w) + self.A.transpose_mv(u)
-            bent = self.jacobian.mv(u - h)
-            return jnp.concatenate([upper, self.A.mv(w) + h, u - bent])
+            return jnp.concatenate([upper, self.A.mv(w) + h, u - bend(u - h)])
 
         def reduced(upper, dual):
             w, u, solved = constant.solve(upper, dual, solver, state)
             w, u = check((w, u), solved)
             return w, u, solved
 
+        def where_asked(right, *parts):
+            # Zero has the solution zero, also where the matrix is not even finite.
+            return jnp.where(jnp.any(right != 0), jnp.concatenate(parts), 0)
+
         def solve(_, right):
             a, c, e = split(right)
             w, u, solved = reduced(a - constant.A.transpose_mv(e), c - e)
-            return jnp.concatenate([w, e + u, c - constant.A.mv(w)]), solved
+            return where_asked(right, w, e + u, c - constant.A.mv(w)), solved
 
         def solve_transposed(_, right):
             a, c, e = split(right)
             w, u, solved = reduced(a - constant.A.transpose_mv(e), c)
-            return jnp.concatenate([w, e + u, c - constant.A.mv(w) - u]), solved
+            return where_asked(right, w, e + u, c - constant.A.mv(w) - u), solved
 
         # One vector: JAX wants all of a right-hand side to be linear, and not a part.
         right = jnp.concatenate([upper, dual, jnp.zeros_like(dual)])

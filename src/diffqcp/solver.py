@@ -1,6 +1,6 @@
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -272,21 +272,28 @@ def _solve(recipe: Recipe, data: Data, extras: Extras) -> QCPSolution:
 
 
 def _raise_unless_solved(solution: QCPSolution) -> QCPSolution:
-    status = solution.status
+    parts = solution.x, solution.y, solution.s, solution.objective
+    x, y, s, objective = raise_unless_solved(solution.status, parts)
+    status, iterations = solution.status, solution.iterations
+    return QCPSolution(x, y, s, status, iterations, objective, solution.residuals)
+
+
+_Arrays = TypeVar("_Arrays")
+
+
+def raise_unless_solved(status: Integer[Array, ""], arrays: _Arrays) -> _Arrays:
+    """The arrays of a solution with this status, a [`diffqcp.Status`][].
+
+    **Raises:** `RuntimeError` if it is not `SOLVED`; in a traced call when that runs.
+    """
     if not isinstance(status, Tracer):
         _check(status)
-        return solution
+        return arrays
     # In a traced call a callback looks at the statuses, of a whole batch at once. The
     # solution is made to depend on its result, or it would be left out.
     shape = jax.ShapeDtypeStruct((), np.bool_)
     fine = jax.pure_callback(_check, shape, status, vmap_method="expand_dims")
-    x, y, s, objective = (
-        jnp.where(fine, part, jnp.nan)
-        for part in (solution.x, solution.y, solution.s, solution.objective)
-    )
-    return QCPSolution(
-        x, y, s, status, solution.iterations, objective, solution.residuals
-    )
+    return jax.tree.map(lambda part: jnp.where(fine, part, jnp.nan), arrays)
 
 
 def _check(status: Array) -> np.ndarray:

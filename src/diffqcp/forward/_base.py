@@ -32,6 +32,14 @@ class Status(enum.IntEnum):
     neither polishing it nor solving again with a smaller tolerance has helped."""
     NOT_CONVEX = 7
     """`P` is not positive semidefinite. (It is looked at if it is dense.)"""
+    WRONG_SIGN = 8
+    """Of a program: multipliers are not in the dual cone."""
+    SADDLE_POINT = 9
+    """Of a program: the first-order conditions hold, but the objective has a direction of
+    negative curvature."""
+    WRONG_PATTERN = 10
+    """Of a program: there are second derivatives, or derivatives of constraints, outside
+    of the pattern that was given."""
 
 
 class Found(NamedTuple):

@@ -121,13 +121,15 @@ class AbstractHostSolver(AbstractBatchSolver):
         dtype, n, m = data[2].dtype, structure.n, structure.m
         vectors = [jax.ShapeDtypeStruct((size,), dtype) for size in (n, m, m)]
         integer = jax.ShapeDtypeStruct((), jnp.int32)
-        return host_callback(
-            _family(self, structure).solve_batch,
-            Found(*vectors, integer, integer),
+        family = _family(self, structure)
+        found = host_callback(
+            lambda *problem: tuple(family.solve_batch(*problem)),
+            (*vectors, integer, integer),
             data,
             start,
             vmap_method="expand_dims",
         )
+        return Found(*found)
 
     def solve_batch(
         self, structure: AbstractQCPStructure, data: Sequence[Any], start: Start | None

@@ -1,4 +1,5 @@
 from ._select import FrozenSolver as FrozenSolver, select_solver as select_solver
+from .augmented import Augmented as Augmented
 from .auto import AutoSolver as AutoSolver
 from .cudss import CuDSS as CuDSS
 from .lsmr import LSMR as LSMR

@@ -1,0 +1,389 @@
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Integer
+
+from .._checks import as_vector, check_number
+from .._differentiate import Values
+from ..cones.product import parse_dims
+from ..cones.psd import PSDOrder
+from ..linear_solve import Augmented, FrozenSolver, select_solver
+from ..solver import raise_unless_solved
+from ..sparsity import SparsityPattern
+from ._compression import Compression
+from ._detect import detect_hessian, detect_jacobian
+from ._implicit import Extras, locate, Recipe
+from ._layout import Layout
+from ._methods import AbstractHostMethod
+from ._model import Model, ravel_constraints
+from ._pattern import as_pattern, make_structure
+from ._regularity import examine_program, ProgramRegularity
+from ._sqp import SQP
+
+
+class ProgramSolution(eqx.Module):
+    """A local solution of a program. All of it has a leading axis if it comes from a
+    batch.
+
+    - `x`: the solution, as the PyTree that was given.
+    - `y`, `s`: its multipliers and its slack, vectors in the order of the constraints.
+    - `status`: a [`diffqcp.Status`][] as an integer.
+    - `iterations`: of the solver; zero if the solution was given.
+    - `objective`: its value.
+    - `error`: by how much the first-order conditions are violated, relative to their
+        terms.
+
+    `x`, `y`, `s` and `objective` are differentiable in `theta`.
+    """
+
+    x: Any
+    y: Float[Array, " m"]
+    s: Float[Array, " m"]
+    status: Integer[Array, ""]
+    iterations: Integer[Array, ""]
+    objective: Float[Array, ""]
+    error: Float[Array, ""]
+
+
+class _Source(NamedTuple):
+    """What a program was made of. It hashes and compares by value, functions by
+    identity.
+    """
+
+    objective: Callable[..., Any]
+    constraints: Callable[..., Any] | None
+    dims: tuple[tuple[str, Any], ...]
+    psd_order: PSDOrder | None
+    hessian: SparsityPattern | str | None
+    jacobian: SparsityPattern | str | None
+
+
+class Program(eqx.Module):
+    """An optimisation problem given by JAX functions.
+
+        minimise f(x, theta)    subject to    c(x, theta) + s = 0,  s in K.
+
+    So `c` is in `-K`: with `{"l": m}` the constraints are `c(x, theta) <= 0`, with
+    `{"z": m}` they are `c(x, theta) = 0`, and for a second-order cone over `(t, z)` the
+    function returns `(-t, -z)`. The program need not be convex; a solution is then a
+    local one. The functions must be twice differentiable where they are evaluated.
+
+    **Arguments:**
+
+    - `objective`: a function of `x` and `theta`, both arrays or PyTrees of arrays, that
+        returns a number.
+    - `constraints`: a function of `x` and `theta` that returns a vector, or a PyTree of
+        arrays whose numbers follow each other. None if there are no constraints.
+    - `cone_dims`, `psd_order`: the cone `K` of these rows; see
+        [`diffqcp.cones.ProductCone.from_dict`][].
+    - `hessian_pattern`, `jacobian_pattern`: where the second derivatives of the
+        Lagrangian with respect to `x`, and the derivatives of the constraints, may be
+        nonzero: a matrix of any kind, of which the places of stored (or if it is dense,
+        nonzero) entries count. Columns that share no row are then differentiated
+        together, and the linear system is sparse. `"detect"` finds them in the functions,
+        with the package `asdex`. None for dense ones.
+    - `solve_method`, `solver`: how linear systems are solved, as for
+        [`diffqcp.AbstractQCP.derivative`][]; by default by [`diffqcp.Augmented`][], since
+        the Hessian need not be positive definite.
+
+    Functions are told apart by identity: make a program once, and keep it. What they
+    close over is constant; what is to be differentiated, or changes, is a part of
+    `theta`.
+
+    **Raises:** `TypeError` or `ValueError`, naming the argument.
+    """
+
+    source: _Source = eqx.field(static=True)
+    frozen_solver: FrozenSolver
+
+    def __init__(
+        self,
+        objective: Any,
+        constraints: Any = None,
+        cone_dims: Mapping[str, Any] | None = None,
+        *,
+        psd_order: PSDOrder | None = None,
+        hessian_pattern: Any = None,
+        jacobian_pattern: Any = None,
+        solve_method: str = "auto",
+        solver: lx.AbstractLinearSolver | None = None,
+    ):
+        _check_function("objective", objective)
+        if constraints is not None:
+            _check_function("constraints", constraints)
+        dims = parse_dims({} if cone_dims is None else cone_dims, psd_order)
+        self.source = _Source(
+            objective,
+            constraints,
+            tuple((key, _frozen(dims[key])) for key in sorted(dims)),
+            psd_order,
+            as_pattern("hessian_pattern", hessian_pattern),
+            as_pattern("jacobian_pattern", jacobian_pattern),
+        )
+        if solver is None and solve_method == "auto":
+            solver = Augmented()
+        self.frozen_solver = select_solver(solve_method, solver)
+
+    def at(
+        self,
+        theta: Any,
+        x: Any,
+        y: Any = None,
+        *,
+        polish: bool | int = False,
+        tol: float = 1e-6,
+        throw: bool = True,
+    ) -> ProgramSolution:
+        """A solution that any solver has found, as a differentiable function of `theta`.
+
+        `jvp`, `vjp`, `grad`, `jacobian` and second derivatives go through it, under `jit`
+        and `vmap`; the linear system is factorised once for all directions. Nothing is
+        differentiated in `x` and `y`.
+
+        **Arguments:**
+
+        - `theta`: the parameters.
+        - `x`: the solution.
+        - `y`: its multipliers, one for each constraint, in `K*`: the gradient of
+            `f + y'c` is zero. Without them they are estimated by least squares, from the
+            constraints that hold with equality within 1e-5; if these are dependent, that
+            may not find multipliers of the right sign.
+        - `polish`: whether to take Newton steps on the first-order conditions first, as
+            long as they help; as an integer, the most steps (True: 10). Errors of the
+            solution are errors of the derivative, so that a rough solution should be
+            polished. If False, the values of `x` and `y` are not changed.
+        - `tol`: the largest error of a point that is taken for a solution: the residual
+            of the first-order conditions relative to their terms. (In float32 it is 7e-5
+            at least.)
+        - `throw`: whether a point that is no local solution raises a `RuntimeError` with
+            its status. If False, its derivatives are NaN.
+
+        **Returns:** a [`diffqcp.program.ProgramSolution`][]. Its status is `INACCURATE`
+        if the first-order conditions do not hold, `WRONG_SIGN` if multipliers are not in
+        `K*`, `SADDLE_POINT` if the objective decreases along the constraints in second
+        order (which is not looked at in sparse programs with very full rows),
+        `WRONG_PATTERN` if a pattern leaves out derivatives, and `NOT_FINITE`.
+
+        **Raises:** `TypeError` or `ValueError`, naming the argument, for shapes that do
+        not fit together.
+        """
+        return self._locate(theta, x, y, None, polish, tol, throw)
+
+    def solve(
+        self,
+        theta: Any,
+        start: Any,
+        *,
+        method: Any = None,
+        polish: bool | int = True,
+        tol: float = 1e-9,
+        throw: bool = True,
+    ) -> ProgramSolution:
+        """A local solution, found from a start, as a differentiable function of `theta`.
+
+        **Arguments:**
+
+        - `theta`, `polish`, `tol`: as for `at`.
+        - `start`: where to start; it has the structure of `x`.
+        - `method`: the solver: [`diffqcp.program.SQP`][] by default; outside of `jit` and
+            `vmap` also [`diffqcp.program.SciPy`][], or for large sparse programs
+            [`diffqcp.program.pounce.Pounce`][].
+        - `throw`: whether a program that is not solved raises a `RuntimeError` with its
+            status. If False, its solution and its derivatives are NaN.
+
+        **Returns:** a [`diffqcp.program.ProgramSolution`][]. Beside those of `at` its
+        status may be `INFEASIBLE`, where the constraints cannot be satisfied to first
+        order, `ITERATION_LIMIT` or `NUMERICAL_TROUBLE`.
+
+        **Raises:** as `at`.
+        """
+        method = SQP() if method is None else method
+        if not isinstance(method, (SQP, AbstractHostMethod)):
+            raise TypeError(
+                f"method: expected a solver such as diffqcp.program.SQP(), got {method!r}"
+            )
+        return self._locate(theta, start, None, method, polish, tol, throw)
+
+    def _locate(
+        self,
+        theta: Any,
+        x: Any,
+        y: Any,
+        method: SQP | AbstractHostMethod | None,
+        polish: bool | int,
+        tol: float,
+        throw: bool,
+    ) -> ProgramSolution:
+        if not isinstance(polish, bool):
+            check_number("polish", polish, above=-1, integer=True)
+        check_number("tol", tol, above=0)
+        model, theta, vector = self._model(theta, x)
+        steps = 10 if polish is True else int(polish)
+        if y is not None:
+            y = as_vector("y", y, model.structure.m, vector.dtype)
+        vector, y = jax.lax.stop_gradient((vector, y))
+        keep, iterations = method is None, None
+        if isinstance(method, AbstractHostMethod):
+            vector, y, iterations = _on_host(method, model, theta, vector)
+            method = None
+        extras = Extras(self.frozen_solver, vector, y)
+        least = float(jnp.finfo(vector.dtype).eps) ** 0.6
+        recipe = Recipe(model, method, keep, steps, max(float(tol), least))
+        solution = _located(recipe, theta, extras, iterations)
+        if not throw:
+            return solution
+        status = solution.status
+        parts = solution.x, solution.y, solution.s, solution.objective
+        x, y, s, objective = raise_unless_solved(status, parts)
+        iterations, error = solution.iterations, solution.error
+        return ProgramSolution(x, y, s, status, iterations, objective, error)
+
+    def regularity(self, theta: Any, x: Any, y: Any = None) -> ProgramRegularity:
+        """Reports what the derivative at a solution rests on: the first-order conditions,
+        strict complementarity, whether active constraints are independent, and the
+        curvature along them.
+
+        For inspection, so eager, and for programs with `n + m` of at most 3000.
+
+        **Arguments:**
+
+        - `theta`, `x`, `y`: as for `at`.
+
+        **Returns:** a [`diffqcp.program.ProgramRegularity`][]; its `verdict` says it in
+        words.
+
+        **Raises:** as `at`; `ValueError` for larger programs, and under a transformation.
+        """
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((theta, x, y))):
+            raise ValueError("regularity: expected known values; call it outside jit")
+        found = self.at(theta, x, y, throw=False)
+        model, theta, vector = self._model(theta, x)
+        data = jax.jit(model.local)(vector, found.y, theta).data
+        P, A, q, b = data
+        values = Values(P, A, q, b, vector, found.y, found.s)
+        return examine_program(model.structure, values)
+
+    def _model(self, theta: Any, x: Any) -> tuple[Model, Any, Float[Array, " n"]]:
+        """The functions for vectors, `theta` as arrays, and `x` as a vector."""
+        layout = Layout.of("x", x)
+        theta = jax.tree.map(jnp.asarray, theta)
+        leaves, tree = jax.tree.flatten(theta)
+        structs = tuple((leaf.shape, np.dtype(leaf.dtype)) for leaf in leaves)
+        return _model(self.source, layout, tree, structs), theta, layout.ravel("x", x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _located(
+    recipe: Recipe, theta: Any, extras: Extras, iterations: Any
+) -> ProgramSolution:
+    found = locate(recipe, theta, extras)
+    model = recipe.model
+    x, objective = model.layout.unravel(found.x), model.f(found.x, theta)
+    status, count = (part.astype(jnp.int32) for part in found[3:5])
+    if iterations is not None:
+        count = jnp.asarray(iterations, jnp.int32)
+    error = jax.lax.stop_gradient(found.error)
+    return ProgramSolution(x, found.y, found.s, status, count, objective, error)
+
+
+def _on_host(
+    method: AbstractHostMethod, model: Model, theta: Any, start: Float[Array, " n"]
+) -> tuple[Array, Array | None, int]:
+    theta = jax.lax.stop_gradient(theta)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((theta, start))):
+        raise ValueError(
+            f"method: {type(method).__name__} runs outside of jit and vmap only; "
+            "diffqcp.program.SQP() runs under both"
+        )
+    x, y, iterations = method.run(model, theta, start)
+    x = jnp.asarray(x, start.dtype)
+    return x, None if y is None else jnp.asarray(y, start.dtype), iterations
+
+
+def _check_function(name: str, function: Any) -> None:
+    if not callable(function):
+        raise TypeError(f"{name}: expected a function, got {function!r}")
+    try:
+        hash(function)
+    except TypeError as error:
+        raise TypeError(
+            f"{name}: expected a function that can be hashed; what arrays it has are to "
+            "be a part of theta"
+        ) from error
+
+
+def _frozen(size: Any) -> Any:
+    return tuple(size) if isinstance(size, list) else size
+
+
+@lru_cache(maxsize=64)
+def _model(source: _Source, layout: Layout, tree: Any, structs: tuple[Any, ...]) -> Model:
+    """The functions for vectors, once for each structure and shapes of the arguments.
+
+    **Raises:** `TypeError` or `ValueError`, naming the argument.
+    """
+    leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in structs]
+    theta = jax.tree.unflatten(tree, leaves)
+    n, dtype = layout.size, layout.dtype
+    if n == 0:
+        raise ValueError("x: expected at least one number, got none")
+    x = jax.ShapeDtypeStruct((n,), dtype)
+
+    def objective(x: Array, theta: Any) -> Any:
+        return source.objective(layout.unravel(x), theta)
+
+    value = _result("objective", objective, x, theta)
+    if not isinstance(value, jax.ShapeDtypeStruct) or value.shape != ():
+        raise ValueError(f"objective: expected a number, got {value}")
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"objective: expected a real number, got {value}")
+    constraints, m = source.constraints, 0
+    vector = partial(_constraint_vector, source, layout)
+    if constraints is not None:
+        m = _result("constraints", vector, x, theta).size
+    hessian, jacobian = source.hessian, source.jacobian
+    if isinstance(hessian, str):
+        y = jax.ShapeDtypeStruct((m,), dtype)
+        hessian = detect_hessian(
+            lambda x, y, theta: objective(x, theta) + jnp.vdot(y, vector(x, theta)),
+            *(x, y, theta),
+        )
+    if isinstance(jacobian, str):
+        jacobian = detect_jacobian(vector, x, theta)
+    dims = {k: list(v) if isinstance(v, tuple) else v for k, v in source.dims}
+    structure = make_structure(n, m, dims, source.psd_order, hessian, jacobian)
+    return Model(
+        *(source.objective, constraints, layout, structure),
+        Compression(structure.P_pattern, symmetric=True),
+        Compression(structure.A_pattern),
+    )
+
+
+def _result(name: str, function: Callable[..., Any], x: Any, theta: Any) -> Any:
+    """The shapes and dtypes of a function's result.
+
+    **Raises:** `ValueError`, naming the argument, if it closes over traced values: their
+    derivatives would be left out.
+    """
+    closed, result = jax.make_jaxpr(function, return_shape=True)(x, theta)
+    if any(isinstance(constant, Tracer) for constant in closed.consts):
+        raise ValueError(
+            f"{name}: closes over values that are traced by jit, grad or vmap; they are "
+            "to be a part of theta"
+        )
+    return result
+
+
+def _constraint_vector(
+    source: _Source, layout: Layout, x: Float[Array, " n"], theta: Any
+) -> Float[Array, " m"]:
+    if source.constraints is None:
+        return jnp.zeros(0, x.dtype)
+    return ravel_constraints(source.constraints(layout.unravel(x), theta), x.dtype)
