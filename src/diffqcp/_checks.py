@@ -29,6 +29,15 @@ def as_vector(
     return array if dtype in (None, array.dtype) else array.astype(dtype)
 
 
+def as_host_vector(name: str, value: Any, size: int) -> np.ndarray:
+    """As `as_vector`, but as an array of NumPy, in float64."""
+    if type(value) is not np.ndarray or value.dtype.kind not in "fiu":
+        value = as_vector(name, value, size)
+    if value.shape != (size,):
+        raise ValueError(f"{name}: expected shape {(size,)}, got {value.shape}")
+    return np.asarray(value, np.float64, order="C")
+
+
 def as_numbers(name: str, value: Any, wanted: str) -> Array:
     """`value`, which may be a list, as an array of real numbers.
 

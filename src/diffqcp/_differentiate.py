@@ -12,9 +12,12 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from . import _compiled
 from ._accuracy import accurate_error, exact_error, finite_bounds, relative_error
 from ._checks import as_numbers
+from ._problem import eigenvectors
 from ._scaling import block_max
+from .cones import ConeJacobian
 from .derivative import (
     adjoint_system,
     Data,
@@ -25,6 +28,9 @@ from .derivative import (
 )
 from .kkt import KKTOperator
 from .linear_solve import FrozenSolver
+from .linear_solve._quasidefinite import QuasidefiniteState
+from .linear_solve._sparse import SparseFactors
+from .sparsity import SparseMatrix
 from .structure import AbstractQCPStructure
 
 
@@ -124,7 +130,7 @@ class Progress(NamedTuple):
     """
 
     solution: Solution
-    report: Float[Array, "3"]
+    report: Float[Array | np.ndarray, "3"]
 
     @property
     def solved(self) -> Bool[Array, ""] | bool:
@@ -225,12 +231,36 @@ def repeat(
 _MOST_REPEATS = 10
 
 
+def progress_of(report: _compiled.Report, values: Values) -> Progress:
+    """What the compiled extension reports. It has taken all of the steps."""
+    numbers = np.array([report.solved, report.error, 0], values.x.dtype)
+    return Progress(values[4:], numbers)
+
+
 def is_inaccurate(progress: Progress) -> bool:
     """Whether a derivative is known, and the solution that it is taken at is none."""
     if isinstance(progress.report, Tracer):
         return False
     report = np.asarray(progress.report)
     return bool(report[1] > accurate_error(report.dtype))
+
+
+def compiled_derivative(
+    task: _compiled.Task, throw: bool
+) -> tuple[SolutionDerivative, Progress]:
+    """`compute_derivative` by the compiled extension, with all Newton steps that help."""
+    structure, (P_values, *_) = task.structure, task.values
+    point, report = _compiled.linearise(task)
+    P_full = jnp.asarray(np.asarray(P_values)[structure.P_source])
+    P, A = SparseMatrix(P_full, structure.P_full), structure.A_matrix(point.A)
+    basis = eigenvectors(structure.dual_cone, point.frames)
+    kkt = KKTOperator(P, A, ConeJacobian(point.lam, basis))
+    factors = SparseFactors(kkt, (point.K, point.words))
+    state = QuasidefiniteState(factors, point.shift, point.singular)
+    operator = SolutionDerivative(
+        kkt, point.x, point.y, task.solver, state, structure, throw
+    )
+    return operator, progress_of(report, Values(*task.values))
 
 
 def warn_if_inaccurate(progress: Progress) -> None:

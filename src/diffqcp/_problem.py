@@ -73,9 +73,7 @@ class Problem:
         cone = structure.dual_cone
         sizes = [_frame(part) for part in cone.cones]
         skeleton = eigenvectors(cone, np.zeros(sum(sizes)))
-        assembly = assemble_patterns(
-            structure.P_full, structure.A_pattern, skeleton
-        )
+        assembly = assemble_patterns(structure.P_full, structure.A_pattern, skeleton)
         factorisation: Any = analyse(assembly)
         dims, P, A = structure.dims, structure.P_pattern, structure.A_pattern
         lengths = [*dims["q"], *(size * (size + 1) // 2 for size in dims["s"])]
