@@ -8,6 +8,8 @@ import numpy as np
 from jax.experimental.sparse import JAXSparse
 from jaxtyping import Array, DTypeLike, Float
 
+from ._arrays import as_jax
+
 
 def as_vector(
     name: str, value: Any, size: int, dtype: DTypeLike | None = None
@@ -56,7 +58,7 @@ def as_numbers(name: str, value: Any, wanted: str) -> Array:
         except Exception as error:
             raise TypeError(f"{name}: expected {wanted}, got {_kind(value)}") from error
     check_real(name, array.dtype, wanted, value)
-    return jnp.asarray(array)
+    return array if isinstance(array, jax.Array) else as_jax(np.array(array))
 
 
 def check_real(name: str, dtype: Any, wanted: str, value: Any) -> None:

@@ -7,14 +7,15 @@ platforms, other solvers, and installations without a compiler. Both compute the
 the same formulas, so each is the check of the other.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from ._arrays import as_jax
 from ._problem import extension, problem_of
 from .linear_solve import AutoSolver, FrozenSolver, SparseLDL
 from .structure import AbstractQCPStructure
@@ -36,7 +37,12 @@ _PRECISIONS = {np.dtype(kind): float(np.finfo(kind).eps) for kind in ("f4", "f8"
 
 
 def _solver_options(solver: FrozenSolver, dtype: Any) -> tuple[Any, ...]:
-    chosen, eps = solver.rest.value, _PRECISIONS[np.dtype(dtype)]
+    return _known_options(solver.rest, np.dtype(dtype))
+
+
+@functools.lru_cache(maxsize=32)
+def _known_options(rest: Any, dtype: np.dtype) -> tuple[Any, ...]:
+    chosen, eps = rest.value, _PRECISIONS[dtype]
     if not isinstance(chosen, SparseLDL):
         chosen = SparseLDL(well_posed=chosen.well_posed)
     adapt = chosen.regularisation is None and dtype == np.float64
@@ -77,7 +83,7 @@ class Task(NamedTuple):
         handle = problem_of(self.structure).handle
         given = doubles(self.values)
         report = function(handle, self.options(), given, doubles(perturbation), out)
-        return as_jax(out, self.values[0].dtype), Report(*report)
+        return on_device(out, self.values[0]), Report(*report)
 
 
 def vjp(task: Task, cotangents: tuple[Any, ...]) -> tuple[list[Array], Report]:
@@ -120,9 +126,9 @@ def linearise(task: Task) -> tuple[Linearised, Report]:
     singular, solved, error = extension.linearise(
         problem.handle, task.options(), doubles(task.values), state, point
     )
-    lam, frames, K, shift, A, x, y = as_jax((*state[:3], *point), task.values[0].dtype)
-    words = jnp.asarray(state[3].view(np.uint32))
-    found = Linearised(lam, frames, K, words, jnp.asarray(singular), shift, A, x, y)
+    lam, frames, K, shift, A, x, y = on_device((*state[:3], *point), task.values[0])
+    words = as_jax(state[3].view(np.uint32))
+    found = Linearised(lam, frames, K, words, as_jax(np.array(singular)), shift, A, x, y)
     return found, Report(solved, error)
 
 
@@ -150,7 +156,7 @@ def apply(
         doubles(vector),
         out,
     )
-    return as_jax(out, dtype), solved
+    return on_device(out, point.x), solved
 
 
 def doubles(arrays: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
@@ -158,6 +164,6 @@ def doubles(arrays: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(array, np.float64, order="C") for array in arrays)
 
 
-def as_jax(arrays: tuple[np.ndarray, ...], dtype: Any) -> list[Array]:
-    """Arrays of JAX, which nobody else changes."""
-    return [jnp.asarray(array, dtype) for array in arrays]
+def on_device(arrays: tuple[np.ndarray, ...], like: Array) -> list[Array]:
+    """Arrays of JAX of the type and on the device of another one."""
+    return [as_jax(array, like) for array in arrays]

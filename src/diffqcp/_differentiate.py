@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from . import _compiled
 from ._accuracy import accurate_error, exact_error, finite_bounds, relative_error
+from ._arrays import as_jax
 from ._checks import as_numbers
 from ._problem import eigenvectors
 from ._scaling import block_max
@@ -251,7 +252,7 @@ def compiled_derivative(
     """`compute_derivative` by the compiled extension, with all Newton steps that help."""
     structure, (P_values, *_) = task.structure, task.values
     point, report = _compiled.linearise(task)
-    P_full = jnp.asarray(np.asarray(P_values)[structure.P_source])
+    P_full = as_jax(np.asarray(P_values)[structure.P_source])
     P, A = SparseMatrix(P_full, structure.P_full), structure.A_matrix(point.A)
     basis = eigenvectors(structure.dual_cone, point.frames)
     kkt = KKTOperator(P, A, ConeJacobian(point.lam, basis))

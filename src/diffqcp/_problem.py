@@ -10,9 +10,9 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from ._arrays import as_jax
 from ._static import as_indices
 from .assembly import assemble_patterns
 from .cones import (
@@ -177,7 +177,7 @@ def _filled(kind: Any, array: Any, *static: Any) -> AbstractEigenvectors:
 @functools.lru_cache
 def _definition(kind: Any, *static: Any) -> Any:
     axes = 1 if kind is SecondOrderEigenvectors else 2
-    return jax.tree.structure(kind(jnp.asarray(np.zeros((1,) * axes)), *static))
+    return jax.tree.structure(kind(as_jax(np.zeros((1,) * axes)), *static))
 
 
 def frames(eigenvectors: ProductEigenvectors) -> np.ndarray:

@@ -62,8 +62,10 @@ class AbstractQCP(eqx.Module):
 
     @property
     def _values(self) -> Values:
+        parts = vars(self)  # each attribute of a module takes as long as all of these
         return Values(
-            self.P_values, self.A_values, self.q, self.b, self.x, self.y, self.s
+            *(parts["P_values"], parts["A_values"], parts["q"], parts["b"]),
+            *(parts["x"], parts["y"], parts["s"]),
         )
 
     def derivative(

@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, DTypeLike, Float
 
+from ._arrays import as_jax
 from ._checks import check_real
 from ._static import StaticArray
 from .cones import ProductCone
@@ -433,18 +434,16 @@ class QCPStructureGPU(AbstractQCPStructure):
 @functools.lru_cache(maxsize=64)
 def _bcoo(pattern: SparsityPattern) -> tuple[Any, list[Array]]:
     indices = np.stack([pattern.rows, pattern.cols], axis=1)
-    with jax.ensure_compile_time_eval():
-        parts = jnp.zeros(pattern.nnz), jnp.asarray(indices)
-        return _without_values(BCOO(parts, shape=pattern.shape, unique_indices=True))
+    parts = as_jax(np.zeros(pattern.nnz)), as_jax(indices)
+    return _without_values(BCOO(parts, shape=pattern.shape, unique_indices=True))
 
 
 @functools.lru_cache(maxsize=64)
 def _bcsr(pattern: SparsityPattern) -> tuple[Any, list[Array]]:
     counts = np.bincount(pattern.rows, minlength=pattern.shape[0])
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    with jax.ensure_compile_time_eval():
-        parts = jnp.zeros(pattern.nnz), jnp.asarray(pattern.cols), jnp.asarray(indptr)
-        return _without_values(BCSR(parts, shape=pattern.shape, unique_indices=True))
+    parts = as_jax(np.zeros(pattern.nnz)), as_jax(pattern.cols), as_jax(indptr)
+    return _without_values(BCSR(parts, shape=pattern.shape, unique_indices=True))
 
 
 def _without_values(matrix: BCOO | BCSR) -> tuple[Any, list[Array]]:
