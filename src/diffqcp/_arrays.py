@@ -6,6 +6,7 @@ JAX has none, or another one, `jnp.asarray` serves.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,26 +17,44 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array
 
 
-def as_jax(array: np.ndarray, like: Array | None = None) -> Array:
-    """An array of JAX, also while others are traced.
+def as_jax(array: np.ndarray) -> Array:
+    """An array of JAX on its default device, also while others are traced, of the type of
+    the given one as far as JAX has it.
 
     **Arguments:**
 
-    - `array`: an array that nobody changes from now on, as it is not copied.
-    - `like`: an array whose type and device the new one gets. By default the type is
-        the array's, as far as JAX has it, and the device JAX's default.
+    - `array`: one that nobody changes from now on, as it is not copied.
     """
-    if like is None:
-        dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-        place = _place(jax.config.jax_default_device)
-    else:
-        dtype, place = like.dtype, like.sharding
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    place = _place(getattr(jax.config, "jax_default_device", None))
+    return _as_jax([array], dtype, place)[0]
+
+
+def as_jax_like(arrays: Sequence[np.ndarray], like: Array) -> list[Array]:
+    """As `as_jax`, with the type and the device of another array."""
+    return _as_jax(arrays, like.dtype, like.sharding)
+
+
+def _as_jax(arrays: Sequence[np.ndarray], dtype: Any, place: Any) -> list[Array]:
     put = _put()
     if put is None or type(place) is not SingleDeviceSharding:
-        return jnp.asarray(array, dtype)
-    aval = ShapedArray(array.shape, dtype)
-    values = array.astype(dtype, order="C", copy=False)
-    return put(aval, place, [values], list(place.device_set), False)
+        return [jnp.asarray(array, dtype) for array in arrays]
+    devices = list(place.device_set)
+    return [
+        put(
+            _aval(array.shape, dtype),
+            place,
+            [array.astype(dtype, order="C", copy=False)],
+            devices,
+            False,
+        )
+        for array in arrays
+    ]
+
+
+@functools.lru_cache(maxsize=256)
+def _aval(shape: tuple[int, ...], dtype: Any) -> ShapedArray:
+    return ShapedArray(shape, dtype)
 
 
 @functools.lru_cache
@@ -47,14 +66,13 @@ def _place(device: Any) -> Any:
 
 @functools.lru_cache
 def _put() -> Any:
+    device, one = jax.local_devices()[0], np.ones(1, np.float32)
+    place = SingleDeviceSharding(device)
     try:
-        from jax._src.lib import xla_client
+        from jax._src.lib import xla_client  # pyright: ignore[reportPrivateImportUsage]
 
-        place, one = SingleDeviceSharding(jax.local_devices()[0]), np.ones(1, np.float32)
         put = xla_client.batched_device_put
-        made = put(
-            ShapedArray((1,), one.dtype), place, [one], list(place.device_set), False
-        )
+        made = put(_aval((1,), one.dtype), place, [one], [device], False)
     except (AttributeError, ImportError, TypeError):
         return None
     fine = isinstance(made, jax.Array) and not made.committed and np.asarray(made) == one

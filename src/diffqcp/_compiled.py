@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from ._arrays import as_jax
+from ._arrays import as_jax, as_jax_like
 from ._problem import extension, problem_of
 from .linear_solve import AutoSolver, FrozenSolver, SparseLDL
 from .structure import AbstractQCPStructure
@@ -23,13 +23,12 @@ from .structure import AbstractQCPStructure
 
 def is_compiled(solver: FrozenSolver, *arrays: Any) -> bool:
     """Whether the extension computes what depends on these arrays, with this solver."""
-    chosen = solver.rest.value
     return (
         extension is not None
-        and type(chosen) in (AutoSolver, SparseLDL)
+        and type(solver.rest.value) in (AutoSolver, SparseLDL)
         and jax.default_backend() == "cpu"
-        and not any(isinstance(array, Tracer) for array in arrays)
-        and np.dtype(arrays[0].dtype) in _PRECISIONS
+        and arrays[0].dtype in _PRECISIONS
+        and not any([isinstance(array, Tracer) for array in arrays])
     )
 
 
@@ -83,7 +82,7 @@ class Task(NamedTuple):
         handle = problem_of(self.structure).handle
         given = doubles(self.values)
         report = function(handle, self.options(), given, doubles(perturbation), out)
-        return on_device(out, self.values[0]), Report(*report)
+        return as_jax_like(out, self.values[0]), Report(*report)
 
 
 def vjp(task: Task, cotangents: tuple[Any, ...]) -> tuple[list[Array], Report]:
@@ -126,7 +125,7 @@ def linearise(task: Task) -> tuple[Linearised, Report]:
     singular, solved, error = extension.linearise(
         problem.handle, task.options(), doubles(task.values), state, point
     )
-    lam, frames, K, shift, A, x, y = on_device((*state[:3], *point), task.values[0])
+    lam, frames, K, shift, A, x, y = as_jax_like((*state[:3], *point), task.values[0])
     words = as_jax(state[3].view(np.uint32))
     found = Linearised(lam, frames, K, words, as_jax(np.array(singular)), shift, A, x, y)
     return found, Report(solved, error)
@@ -156,14 +155,9 @@ def apply(
         doubles(vector),
         out,
     )
-    return on_device(out, point.x), solved
+    return as_jax_like(out, point.x), solved
 
 
 def doubles(arrays: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
     """As the extension takes them."""
     return tuple(np.asarray(array, np.float64, order="C") for array in arrays)
-
-
-def on_device(arrays: tuple[np.ndarray, ...], like: Array) -> list[Array]:
-    """Arrays of JAX of the type and on the device of another one."""
-    return [as_jax(array, like) for array in arrays]

@@ -25,6 +25,7 @@ from ._differentiate import (
     Values,
     warn_if_inaccurate,
 )
+from ._methods import quick
 from ._regularity import examine, Regularity
 from .derivative import checked, Solution, SolutionDerivative
 from .linear_solve import select_solver
@@ -62,12 +63,9 @@ class AbstractQCP(eqx.Module):
 
     @property
     def _values(self) -> Values:
-        parts = vars(self)  # each attribute of a module takes as long as all of these
-        return Values(
-            *(parts["P_values"], parts["A_values"], parts["q"], parts["b"]),
-            *(parts["x"], parts["y"], parts["s"]),
-        )
+        return _values_of(vars(self))
 
+    @quick
     def derivative(
         self,
         solve_method: str = "auto",
@@ -152,6 +150,7 @@ class AbstractQCP(eqx.Module):
             raise ValueError("regularity: expected known values; call it outside jit")
         return examine(self.problem_structure, self._values)
 
+    @quick
     def jvp(
         self,
         dP: BCOO | BCSR,
@@ -211,6 +210,7 @@ class AbstractQCP(eqx.Module):
         dx, dy, ds = checked(solution, progress.solved, throw)
         return dx, dy, ds
 
+    @quick
     def vjp(
         self,
         dx: Real[ArrayLike, " n"],
@@ -241,7 +241,8 @@ class AbstractQCP(eqx.Module):
         otherwise as `derivative`; and, if `throw`, a `RuntimeError` if the solve fails
         or a cotangent is not finite.
         """
-        structure, values = self.problem_structure, self._values
+        parts = vars(self)  # each attribute of a module takes as long as all of these
+        structure, values = parts["problem_structure"], _values_of(parts)
         mu = as_smoothing(smoothing)
         n, m = structure.n, structure.m
         vectors = ("dx", dx, n), ("dy", dy, m), ("ds", ds, m)
@@ -255,7 +256,9 @@ class AbstractQCP(eqx.Module):
             compute = partial(
                 compute_vjp,
                 chosen,
-                cotangents=tuple(as_vector(*vector, self.x.dtype) for vector in vectors),
+                cotangents=tuple(
+                    as_vector(*vector, values.x.dtype) for vector in vectors
+                ),
                 smoothing=mu,
                 structure=structure,
                 polish=polish,
@@ -265,6 +268,13 @@ class AbstractQCP(eqx.Module):
         dP, dA, dq, db = checked(data, progress.solved, throw)
         P, A = structure.P_pattern, structure.A_pattern
         return structure.wrap(dP, P), structure.wrap(dA, A), dq, db
+
+
+def _values_of(parts: dict[str, Any]) -> Values:
+    return Values(
+        *(parts["P_values"], parts["A_values"], parts["q"], parts["b"]),
+        *(parts["x"], parts["y"], parts["s"]),
+    )
 
 
 def _number(smoothing: Smoothing) -> float:
