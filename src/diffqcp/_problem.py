@@ -101,6 +101,32 @@ class Problem:
         )
         self.frames, self.entries, self.fill = extension.sizes(self.handle)
 
+    def project(self, v: np.ndarray) -> np.ndarray:
+        """The projection of `v` onto the cone `K*`."""
+        out = np.empty_like(v, float)
+        extension.project(self.handle, v, out)
+        return out
+
+    def jacobian(
+        self, v: np.ndarray, smoothing: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The eigenvalues and the frames of its derivative."""
+        lam, frames = np.empty_like(v, float), np.empty(self.frames)
+        extension.jacobian(self.handle, v, smoothing, (lam, frames))
+        return lam, frames
+
+    def rotate(self, frames: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        """`U @ vector`."""
+        out = np.empty_like(vector)
+        extension.rotate(self.handle, frames, vector, out, False)
+        return out
+
+    def rotate_back(self, frames: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        """`U.T @ vector`."""
+        out = np.empty_like(vector)
+        extension.rotate(self.handle, frames, vector, out, True)
+        return out
+
 
 def _counts(block: Any) -> tuple[int, int, int]:
     tau = -1 if block.tau is None else block.tau

@@ -66,10 +66,12 @@ class Block(NamedTuple):
 
     @property
     def dim(self) -> int:
+        """How many rows they take."""
         return self.cones * self.size
 
     @property
     def extra(self) -> int:
+        """How many unknowns their expansion adds."""
         return 0 if self.tau is None else self.dim + 2 * self.cones
 
     @property
