@@ -41,15 +41,36 @@ def _as_jax(arrays: Sequence[np.ndarray], dtype: Any, place: Any) -> list[Array]
         return [jnp.asarray(array, dtype) for array in arrays]
     devices = list(place.device_set)
     return [
-        put(
-            _aval(array.shape, dtype),
-            place,
-            [array.astype(dtype, order="C", copy=False)],
-            devices,
-            False,
-        )
+        put(_aval(array.shape, dtype), place, [_aligned(array, dtype)], devices, False)
         for array in arrays
     ]
+
+
+def empty(*sizes: int) -> tuple[np.ndarray, ...]:
+    """Vectors of float64 that JAX takes as they are, without a copy. (It copies large
+    ones on threads of its own, which a process that was forked does not have.)
+    """
+    buffer = np.empty(sum(sizes) + _WORDS * (len(sizes) + 1))
+    start = -(buffer.__array_interface__["data"][0] // 8) % _WORDS
+    parts = []
+    for size in sizes:
+        parts.append(buffer[start : start + size])
+        start += -(-size // _WORDS) * _WORDS
+    return tuple(parts)
+
+
+_WORDS = 8  # of the alignment that XLA asks for
+
+
+def _aligned(array: np.ndarray, dtype: Any) -> np.ndarray:
+    fits = array.dtype == dtype and array.flags.c_contiguous
+    if fits and array.__array_interface__["data"][0] % (8 * _WORDS) == 0:
+        return array
+    words = -(-array.size * dtype.itemsize // 8)
+    copy = empty(words)[0].view(np.uint8)[: array.size * dtype.itemsize]
+    copy = copy.view(dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 @functools.lru_cache(maxsize=256)

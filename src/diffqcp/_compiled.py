@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from ._arrays import as_jax, as_jax_like
+from ._arrays import as_jax, as_jax_like, empty
 from ._problem import extension, problem_of
 from .linear_solve import AutoSolver, FrozenSolver, SparseLDL
 from .structure import AbstractQCPStructure
@@ -78,7 +78,7 @@ class Task(NamedTuple):
 
     def call(self, function: Any, perturbation: Any, *sizes: int) -> Any:
         """`function` of the extension, and its results of these sizes."""
-        out = tuple(np.empty(size) for size in sizes)
+        out = empty(*sizes)
         handle = problem_of(self.structure).handle
         given = doubles(self.values)
         report = function(handle, self.options(), given, doubles(perturbation), out)
@@ -100,7 +100,7 @@ def jvp(task: Task, change: tuple[Any, ...]) -> tuple[list[Array], Report]:
 class Linearised(NamedTuple):
     """What a derivative is built of, as arrays of JAX.
 
-    - `lam`, `frames`: `D`, as `diffqcp._problem` has it.
+    - `lam`, `frames`: `D`, as `diffqcp._problem` has it; the frames are NumPy's.
     - `K`, `words`, `singular`, `shift`: as the solver's state has them.
     - `A`, `x`, `y`: those that the derivative is taken at.
     """
@@ -120,13 +120,14 @@ def linearise(task: Task) -> tuple[Linearised, Report]:
     """`K` at the solution, factorised, after the Newton steps that help."""
     problem, n, m = problem_of(task.structure), task.structure.n, task.structure.m
     sizes = m, problem.frames, problem.entries, problem.fill
-    state = tuple(np.empty(size) for size in sizes)
-    point = tuple(np.empty(size) for size in (n + m, task.values[1].size, n, m))
+    state = empty(*sizes)
+    point = empty(n + m, task.values[1].size, n, m)
     singular, solved, error = extension.linearise(
         problem.handle, task.options(), doubles(task.values), state, point
     )
-    lam, frames, K, shift, A, x, y = as_jax_like((*state[:3], *point), task.values[0])
-    words = as_jax(state[3].view(np.uint32))
+    lam, frames, K, factor = state
+    lam, K, shift, A, x, y = as_jax_like((lam, K, *point), task.values[0])
+    words = as_jax(factor.view(np.uint32))
     found = Linearised(lam, frames, K, words, as_jax(np.array(singular)), shift, A, x, y)
     return found, Report(solved, error)
 
@@ -144,7 +145,7 @@ def apply(
     if transposed:
         P = structure.P_pattern.nnz
         function, sizes = extension.pull_back, (P, point.A.size, n, m)
-    out = tuple(np.empty(size) for size in sizes)
+    out = empty(*sizes)
     words = np.asarray(point.words).view(np.float64)
     solved = function(
         problem_of(structure).handle,

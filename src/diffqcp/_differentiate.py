@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from . import _compiled
 from ._accuracy import accurate_error, exact_error, finite_bounds, relative_error
-from ._arrays import as_jax
+from ._arrays import as_jax, as_jax_like
 from ._checks import as_numbers
 from ._problem import eigenvectors
 from ._scaling import block_max
@@ -63,6 +63,7 @@ def as_smoothing(value: Any) -> Smoothing:
             raise ValueError(f"smoothing: expected a number >= 0, got {value!r}")
         if float(value) == 0:
             return None
+        return as_jax(np.array(float(value)))
     return jnp.asarray(value, float)
 
 
@@ -254,7 +255,8 @@ def compiled_derivative(
     point, report = _compiled.linearise(task)
     P_full = as_jax(np.asarray(P_values)[structure.P_source])
     P, A = SparseMatrix(P_full, structure.P_full), structure.A_matrix(point.A)
-    basis = eigenvectors(structure.dual_cone, point.frames)
+    bare = eigenvectors(structure.dual_cone, point.frames)
+    basis = jax.tree.map(lambda leaf: as_jax_like([leaf], point.x)[0], bare)
     kkt = KKTOperator(P, A, ConeJacobian(point.lam, basis))
     factors = SparseFactors(kkt, (point.K, point.words))
     state = QuasidefiniteState(factors, point.shift, point.singular)

@@ -212,11 +212,11 @@ def frames(eigenvectors: ProductEigenvectors) -> np.ndarray:
     for block in eigenvectors.blocks:
         cone = block.blocks if isinstance(block, RepeatedEigenvectors) else block
         if isinstance(cone, SecondOrderEigenvectors):
-            parts.append(np.ravel(cone.direction))
+            parts.append(np.asarray(cone.direction).ravel())
         elif isinstance(cone, PSDEigenvectors):
-            parts.append(np.ravel(np.asarray(cone.basis).swapaxes(-1, -2)))
+            parts.append(np.asarray(cone.basis).swapaxes(-1, -2).ravel())
         elif isinstance(cone, MatrixEigenvectors):
-            parts.append(np.ravel(cone.matrix))
+            parts.append(np.asarray(cone.matrix).ravel())
     return np.concatenate(parts)
 
 
