@@ -38,7 +38,7 @@ from .structure import AbstractQCPStructure
 
 
 try:
-    from . import _ldl as extension
+    import diffqcp._ldl as extension
 except ImportError:
     extension: Any = None
 
