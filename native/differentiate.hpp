@@ -109,13 +109,15 @@ class Differentiation {
   Report vjp(const Solution<const double>& cotangent, const Data<double>& out) {
     Report report;
     Answer answer;
+    // Neither right-hand side needs the solution of the other, and the first point is
+    // usually the last one, but for curved cones.
+    const bool at_once = problem_.zero + problem_.rays == problem_.m;
+    const auto adjoint = [&](Linearised& point) {
+      return adjoint_system(problem_, point.A.data(), cotangent);
+    };
     const auto solve = [&](Linearised& point) {
-      const std::vector<double> upper = adjoint_system(problem_, point.A.data(), cotangent);
-      if (!polish_) {
-        answer = point.system.solve(upper.data(), cotangent.y);
-        return Answer();
-      }
-      // Neither right-hand side needs the solution of the other.
+      if (!at_once) return newton_step(point);
+      const std::vector<double> upper = adjoint(point);
       const auto [newton_upper, newton_dual] = point.newton();
       auto [own, step] = point.system.solve_both(upper.data(), cotangent.y,
                                                  newton_upper.data(), newton_dual.data());
@@ -123,6 +125,8 @@ class Differentiation {
       return std::move(step);
     };
     const auto point = settle(solve, &report);
+    if (!polish_ || !at_once)
+      answer = point->system.solve(adjoint(*point).data(), cotangent.y);
     report.solved = answer.solved;
     pull_back(problem_, x_.data(), y_.data(), cotangent, answer, out);
     return report;
@@ -138,15 +142,7 @@ class Differentiation {
 
   // The point where the derivative is taken.
   std::unique_ptr<Linearised> linearise(Report* report) {
-    return settle(
-        [&](Linearised& point) {
-          Answer step;
-          step.solved = true;
-          if (!polish_) return step;
-          const auto [upper, dual] = point.newton();
-          return point.system.solve(upper.data(), dual.data());
-        },
-        report);
+    return settle([&](Linearised& point) { return newton_step(point); }, report);
   }
 
   // The solution there.
@@ -156,21 +152,26 @@ class Differentiation {
  private:
   static constexpr int kMostRepeats = 10;
 
+  static Answer newton_step(Linearised& point) {
+    const auto [upper, dual] = point.newton();
+    return point.system.solve(upper.data(), dual.data());
+  }
+
   // Newton steps, as long as they improve the solution. `solve` returns the step at a point.
   template <typename Solve>
   std::unique_ptr<Linearised> settle(const Solve& solve, Report* report) {
     for (int repeat = 0;; ++repeat) {
       auto point = std::make_unique<Linearised>(problem_, options_, smoothing_, given_, x_,
                                                 y_, s_);
-      const Answer step = solve(*point);
-      report->solved = step.solved;
-      report->error = 0;
+      *report = {true, 0};
       if (!polish_) {
         // The solution as it is given, but for rows without a bound.
         for (Index k = problem_.zero; k < problem_.zero + problem_.rays; ++k)
           if (std::isinf(given_.data.b[k])) y_[k] = 0;
         return point;
       }
+      const Answer step = solve(*point);
+      report->solved = step.solved;
       if (!improve(*point, step, repeat == kMostRepeats, &report->error)) return point;
     }
   }

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from jax.experimental.sparse import BCOO
+from jax.experimental.sparse import BCOO, BCSR
 
 from ..._arrays import as_jax
 
@@ -28,6 +28,14 @@ def as_bcoo(matrix: Any) -> BCOO:
     indices = np.stack([matrix.row, matrix.col], axis=1).astype(np.int32)
     parts = as_jax(np.array(matrix.data, float)), as_jax(indices)
     return BCOO(parts, shape=matrix.shape)
+
+
+def as_bcsr(matrix: Any) -> BCSR:
+    """A SciPy matrix as BCSR; likewise."""
+    matrix = sp.csr_array(matrix)
+    indices = (np.array(part, np.int32) for part in (matrix.indices, matrix.indptr))
+    parts = as_jax(np.array(matrix.data, float)), *map(as_jax, indices)
+    return BCSR(parts, shape=matrix.shape)
 
 
 def pattern_matrix(places: np.ndarray, shape: tuple[int, int]) -> BCOO:

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
-from jax.experimental.sparse import BCSR
 
 from ...cones.psd import PSDOrder
 from ...qcp import DeviceQCP, HostQCP
 from ...structure import QCPStructureCPU, QCPStructureGPU
-from ._conversions import as_bcoo, cone_dims
+from ._conversions import as_bcoo, as_bcsr, cone_dims
 
 
 def host_qcp(problem: cp.Problem) -> HostQCP:
@@ -48,8 +47,7 @@ def device_qcp(problem: cp.Problem) -> DeviceQCP:
     Otherwise as [`diffqcp.integrations.cvxpy.host_qcp`][], with the same errors.
     """
     form = conic_form(problem)
-    P = BCSR.from_scipy_sparse(sp.csr_array(form.P))
-    A = BCSR.from_scipy_sparse(sp.csr_array(form.A))
+    P, A = as_bcsr(form.P), as_bcsr(form.A)
     structure = QCPStructureGPU(P, A, form.cone_dims, psd_order=form.psd_order)
     return DeviceQCP(P, A, form.q, form.b, form.x, form.y, form.s, structure)
 
