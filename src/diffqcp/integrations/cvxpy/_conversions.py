@@ -33,8 +33,8 @@ def as_bcoo(matrix: Any) -> BCOO:
 def as_bcsr(matrix: Any) -> BCSR:
     """A SciPy matrix as BCSR; likewise."""
     matrix = sp.csr_array(matrix)
-    indices = (np.array(part, np.int32) for part in (matrix.indices, matrix.indptr))
-    parts = as_jax(np.array(matrix.data, float)), *map(as_jax, indices)
+    indices, indptr = (np.array(p, np.int32) for p in (matrix.indices, matrix.indptr))
+    parts = as_jax(np.array(matrix.data, float)), as_jax(indices), as_jax(indptr)
     return BCSR(parts, shape=matrix.shape)
 
 
