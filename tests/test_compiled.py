@@ -4,15 +4,18 @@ import os
 import pickle
 import threading
 
+import cvxpy as cp
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffqcp import _problem, DeviceQCP, HostQCP, QCPStructureCPU
+from diffqcp import _arrays, _problem, HostQCP, QCPStructureCPU
 from diffqcp._arrays import as_jax
 from diffqcp._compiled import is_compiled
 from diffqcp._problem import Problem, problem_of
+from diffqcp.integrations.cvxpy import backward, device_qcp, host_qcp
 from diffqcp.linear_solve import LU, select_solver
 from diffqcp.linear_solve.sparse_ldl import COMPILED
 
@@ -112,6 +115,9 @@ def test_nothing_is_compiled():
         (problem, cotangents_of(solution), host(problem, solution))
         for problem, solution in problems
     ]
+    x, p = cp.Variable(3), cp.Parameter(3, value=[0.5, 0.2, 0.4])
+    power = cp.Problem(cp.Minimize(cp.norm(x - p) + cp.sum(cp.exp(x))), [x >= 0])
+    power.solve(solver=cp.CLARABEL)
     jax.monitoring.register_event_duration_secs_listener(listen)
     for problem, cotangents, qcp in problems:
         change = [
@@ -127,6 +133,11 @@ def test_nothing_is_compiled():
             qcp.problem_structure,
         )
         again.vjp(*cotangents, smoothing=0.1)
+        again.regularity()
+    backward(power)
+    for make in (host_qcp, device_qcp):
+        qcp = make(power)
+        qcp.vjp(*(np.ones(part.size) for part in (qcp.x, qcp.y, qcp.s)))
     count = len(events)
     jax.jit(lambda x: x * 17.25)(3.0)  # that would have been seen
     assert count == 0 and len(events) > 0
@@ -290,13 +301,35 @@ def test_refusals():
 
 
 def test_arrays_are_not_shared_with_the_caller():
-    q = np.ones(3)
     problem, solution = random_problem({"l": 4}, 1)
     x = np.array(solution[0])
     qcp = host(problem, (x, *solution[1:]))
     before = np.asarray(qcp.x).copy()
     x += 1
     np.testing.assert_array_equal(qcp.x, before)
-    made = as_jax(q)
-    assert isinstance(made, jax.Array) and made.dtype == jnp.float64
-    assert isinstance(device(problem, solution), DeviceQCP)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (40, 3)])
+def test_arrays(monkeypatch, shape):
+    """By the quick way, of any alignment, and without it."""
+    values = np.array(np.random.default_rng(0).normal(size=(2, *shape))[1])
+    like = jnp.zeros(1, np.float32)
+    made = as_jax(values), *_arrays.as_jax_like([values], like)
+    monkeypatch.setattr(_arrays, "_put", lambda: None)
+    slow = as_jax(values), *_arrays.as_jax_like([values], like)
+    for array, other, dtype in zip(made, slow, (np.float64, np.float32), strict=True):
+        assert isinstance(array, jax.Array) and not array.committed
+        assert array.dtype == other.dtype == dtype
+        np.testing.assert_array_equal(array, values.astype(dtype))
+        np.testing.assert_array_equal(other, array)
+
+
+def test_methods_are_parts_of_pytrees():
+    """As those of Equinox are: `qcp.vjp` can be compiled with its arrays traced."""
+    problem, solution = random_problem({"l": 3}, 1)
+    qcp, cotangents = host(problem, solution), cotangents_of(solution)
+    assert "gradient" in HostQCP.vjp.__doc__
+    leaves = jax.tree.leaves(qcp.vjp)
+    assert any(leaf is qcp.x for leaf in leaves)
+    traced = eqx.filter_jit(qcp.vjp)(*cotangents)
+    assert worst(numbers(qcp.vjp(*cotangents)), numbers(traced)) < 1e-12

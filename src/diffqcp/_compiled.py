@@ -161,4 +161,4 @@ def apply(
 
 def doubles(arrays: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
     """As the extension takes them."""
-    return tuple(np.asarray(array, np.float64, order="C") for array in arrays)
+    return tuple([np.asarray(array, np.float64) for array in arrays])

@@ -1,5 +1,6 @@
 """What a QCP computes: functions of its arrays, compiled once for a structure."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -244,7 +245,10 @@ def is_inaccurate(progress: Progress) -> bool:
     if isinstance(progress.report, Tracer):
         return False
     report = np.asarray(progress.report)
-    return bool(report[1] > accurate_error(report.dtype))
+    return bool(report[1] > _largest_error(report.dtype))
+
+
+_largest_error = functools.cache(accurate_error)
 
 
 def compiled_derivative(
