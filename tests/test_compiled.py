@@ -324,6 +324,15 @@ def test_arrays(monkeypatch, shape):
         np.testing.assert_array_equal(other, array)
 
 
+def test_arrays_of_a_type_that_jax_has_no_more():
+    """Float64 that was made under `enable_x64`, where it is off."""
+    like = as_jax(np.ones(1))
+    assert like.dtype == np.float64
+    with jax.enable_x64(False):
+        (single,) = _arrays.as_jax_like([np.array([0.1, 0.2])], like)
+        assert single.dtype == np.asarray(single).dtype == np.float32
+
+
 def test_methods_are_parts_of_pytrees():
     """As those of Equinox are: `qcp.vjp` can be compiled with its arrays traced."""
     problem, solution = random_problem({"l": 3}, 1)

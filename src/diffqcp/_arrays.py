@@ -25,9 +25,8 @@ def as_jax(array: np.ndarray) -> Array:
 
     - `array`: one that nobody changes from now on, as it is not copied.
     """
-    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     place = _place(getattr(jax.config, "jax_default_device", None))
-    return _as_jax([array], dtype, place)[0]
+    return _as_jax([array], array.dtype, place)[0]
 
 
 def as_jax_like(arrays: Sequence[np.ndarray], like: Array) -> list[Array]:
@@ -36,6 +35,7 @@ def as_jax_like(arrays: Sequence[np.ndarray], like: Array) -> list[Array]:
 
 
 def _as_jax(arrays: Sequence[np.ndarray], dtype: Any, place: Any) -> list[Array]:
+    dtype = jax.dtypes.canonicalize_dtype(dtype)  # JAX may have no float64 now
     put = _put()
     if put is None or type(place) is not SingleDeviceSharding:
         return [jnp.asarray(array, dtype) for array in arrays]
