@@ -1,6 +1,6 @@
-// Whole derivatives of a QCP at a solution, after Newton steps as long as they help: what the
-// Python module diffqcp._differentiate computes with JAX, with the same steps and the same
-// tests.
+// Whole derivatives of a QCP at a solution, after Newton steps as long as they help: what
+// the Python module diffqcp._differentiate computes with JAX, with the same steps and the
+// same tests.
 #pragma once
 
 #include <cmath>
@@ -23,13 +23,29 @@ struct Report {
   double error;
 };
 
+// D at a point: see Jacobian.
+struct Spectral {
+  std::vector<double> lam, frames;
+};
+
+// D v, which is the projection of v, as projections are homogeneous.
+inline std::vector<double> projection(const Problem& problem, const Jacobian& D,
+                                      const double* v) {
+  std::vector<double> coordinates = problem.cone.rotate_back(D.frames, v), y(problem.m);
+  for (Index k = 0; k < problem.m; ++k) coordinates[k] *= D.lam[k];
+  problem.cone.rotate(D.frames, coordinates, y.data());
+  return y;
+}
+
 // A QCP around a point, linearised and factorised. The arrays are for others to keep.
 class Linearised {
  public:
-  // Where a nonnegative row has no bound, A is zero, and the row is 0 <= 1.
+  // Where a nonnegative row has no bound, A is zero, and the row is 0 <= 1. `known` is D
+  // there, or null.
   Linearised(const Problem& problem, const Options& options, double smoothing,
              const Given& given, const std::vector<double>& x,
-             const std::vector<double>& y, const std::vector<double>& s)
+             const std::vector<double>& y, const std::vector<double>& s,
+             const Spectral* known)
       : lam(problem.m), frames(problem.cone.frame),
         values(static_cast<size_t>(problem.pattern().entries)),
         factor(Factor::size(problem.pattern())), shift(problem.n + problem.m),
@@ -41,11 +57,13 @@ class Linearised {
     std::vector<double> v(problem.m);
     for (Index k = 0; k < problem.m; ++k) v[k] = y[k] - s[k];
     drop_rows_without_bound(problem, v);
-    problem.cone.jacobian(v.data(), smoothing, lam.data(), frames.data());
-    // Projections are homogeneous.
-    std::vector<double> coordinates = problem.cone.rotate_back(frames.data(), v.data());
-    for (Index k = 0; k < problem.m; ++k) coordinates[k] *= lam[k];
-    problem.cone.rotate(frames.data(), coordinates, this->y.data());
+    if (known == nullptr) {
+      problem.cone.jacobian(v.data(), smoothing, lam.data(), frames.data());
+    } else {
+      std::copy(known->lam.begin(), known->lam.end(), lam.begin());
+      std::copy(known->frames.begin(), known->frames.end(), frames.begin());
+    }
+    this->y = projection(problem, {lam.data(), frames.data()}, v.data());
     for (Index k = 0; k < problem.m; ++k) {
       this->s[k] = this->y[k] - v[k];
       primal[k] = this->s[k] - b[k];
@@ -157,12 +175,16 @@ class Differentiation {
     return point.system.solve(upper.data(), dual.data());
   }
 
-  // Newton steps, as long as they improve the solution. `solve` returns the step at a point.
+  // Newton steps, as long as they improve the solution. `solve` returns the step at a
+  // point.
   template <typename Solve>
   std::unique_ptr<Linearised> settle(const Solve& solve, Report* report) {
+    Spectral next;
+    next.lam.resize(problem_.m);
+    next.frames.resize(problem_.cone.frame);
     for (int repeat = 0;; ++repeat) {
       auto point = std::make_unique<Linearised>(problem_, options_, smoothing_, given_, x_,
-                                                y_, s_);
+                                                y_, s_, repeat == 0 ? nullptr : &next);
       *report = {true, 0};
       if (!polish_) {
         // The solution as it is given, but for rows without a bound.
@@ -172,20 +194,23 @@ class Differentiation {
       }
       const Answer step = solve(*point);
       report->solved = step.solved;
-      if (!improve(*point, step, repeat == kMostRepeats, &report->error)) return point;
+      const bool last = repeat == kMostRepeats;
+      if (!improve(*point, step, last, next, &report->error)) return point;
     }
   }
 
   // The best solution whose D is that of `point`, after a Newton step. Unless this is the
   // last one, whether the step leads to a better one, where the derivative is to be taken
-  // instead.
-  bool improve(const Linearised& point, const Answer& step, bool last, double* error) {
+  // instead, with `next` for D.
+  bool improve(const Linearised& point, const Answer& step, bool last, Spectral& next,
+               double* error) {
     std::vector<double> v(problem_.m), moved_x = point.x, moved_s(problem_.m);
     for (Index k = 0; k < problem_.m; ++k)
       v[k] = point.y[k] + step.u[k] - point.s[k] + point.primal[k];
     problem_.A.add_product(point.A.data(), step.w.data(), v.data());
-    std::vector<double> moved_y(problem_.m);
-    problem_.cone.project(v.data(), moved_y.data());
+    problem_.cone.jacobian(v.data(), 0, next.lam.data(), next.frames.data());
+    std::vector<double> moved_y =
+        projection(problem_, {next.lam.data(), next.frames.data()}, v.data());
     for (Index k = 0; k < problem_.m; ++k) moved_s[k] = moved_y[k] - v[k];
     for (Index j = 0; j < problem_.n; ++j) moved_x[j] += step.w[j];
 
@@ -210,8 +235,8 @@ class Differentiation {
     return true;
   }
 
-  // In other cones a v that moves by more than a tenth is one of rounding errors, at a kink,
-  // where the new D would be no better than the old one.
+  // In other cones a v that moves by more than a tenth is one of rounding errors, at a
+  // kink, where the new D would be no better than the old one.
   bool wild(const Linearised& point, const std::vector<double>& v) const {
     Index start = problem_.zero + problem_.rays;
     for (Index length : problem_.lengths) {

@@ -1,6 +1,6 @@
-// What a family of QCPs shares, as the Python classes AbstractQCPStructure and Assembly have
-// it: sizes, patterns, cones, and how K is put together. It is made once and never changes,
-// so any number of threads may use it.
+// What a family of QCPs shares, as the Python classes AbstractQCPStructure and Assembly
+// have it: sizes, patterns, cones, and how K is put together. It is made once and never
+// changes, so any number of threads may use it.
 #pragma once
 
 #include <stdexcept>

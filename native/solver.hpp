@@ -81,8 +81,8 @@ class Solver {
   Solver(const Pattern& K, const Lapack& lapack, const Tolerances& tolerances)
       : K_(K), lapack_(lapack), tolerances_(tolerances) {}
 
-  // Overwrites C interleaved right-hand sides, in the order of the pivots, by the solutions:
-  // NaN if K is not finite.
+  // Overwrites C interleaved right-hand sides, in the order of the pivots, by the
+  // solutions: NaN if K is not finite.
   template <int C>
   void solve(const double* values, const Factor& factor, bool singular,
              std::vector<double>& r, Outcome* outcome) {

@@ -19,7 +19,7 @@ from diffqcp.integrations.cvxpy import backward, device_qcp, host_qcp
 from diffqcp.linear_solve import LU, select_solver
 from diffqcp.linear_solve.sparse_ldl import COMPILED
 
-from .helpers import device, device_data, entries, FAMILIES, host, host_data, worst
+from .helpers import entries, FAMILIES, host, host_data, worst
 from .reference import random_direction, random_problem
 
 
@@ -41,16 +41,12 @@ def cotangents_of(solution):
 
 
 @pytest.mark.parametrize(
-    ("dims", "make", "data"),
-    [
-        (FAMILIES["mixed"], host, host_data),
-        (FAMILIES["mixed"], device, device_data),
-        # Large enough to be expanded, over sparse rows.
-        ({"z": 1, "q": [12, 12], "l": 2}, host, host_data),
-    ],
-    ids=["host", "device", "expanded"],
+    "dims",
+    # Those of the second are large enough to be expanded, over sparse rows.
+    [FAMILIES["mixed"], {"z": 1, "q": [12, 12], "l": 2}],
+    ids=["mixed", "expanded"],
 )
-def test_same_as_jax(dims, make, data):
+def test_same_as_jax(dims):
     """What is traced goes through JAX. From rough solutions, so with Newton steps."""
     problem, solution = random_problem(dims, 1, order="upper")
     if "ep" not in dims:  # one entry of A for each row and column
@@ -60,8 +56,8 @@ def test_same_as_jax(dims, make, data):
         problem = problem._replace(
             q=-(problem.P @ x + problem.A.T @ y), b=problem.A @ x + s
         )
-    qcp = make(problem, rough(solution))
-    change = data(problem, random_direction(problem, 2))
+    qcp = host(problem, rough(solution))
+    change = host_data(problem, random_direction(problem, 2))
     cotangents = cotangents_of(solution)
 
     @jax.jit

@@ -94,7 +94,8 @@ class Boundary : public Cone {
 
   void rotate_back(const double* frame, double* vector) const override {
     const double x = vector[0], y = vector[1], z = vector[2];
-    for (int k = 0; k < 3; ++k) vector[k] = frame[k] * x + frame[3 + k] * y + frame[6 + k] * z;
+    for (int k = 0; k < 3; ++k)
+      vector[k] = frame[k] * x + frame[3 + k] * y + frame[6 + k] * z;
   }
 
  private:

@@ -1,8 +1,8 @@
 // What every cone offers; the Python module diffqcp.cones._base describes the mathematics,
 // and each file here follows the one of the same name there.
 //
-// The derivative of a projection is D = U diag(lam) U'. Its eigenvectors U are kept as a few
-// numbers, the frame of the cone: none where U is the identity.
+// The derivative of a projection is D = U diag(lam) U'. Its eigenvectors U are kept as a
+// few numbers, the frame of the cone: none where U is the identity.
 #pragma once
 
 #include <algorithm>

@@ -27,8 +27,10 @@ class ExponentialCone final : public Boundary<ExponentialCone> {
     } else {
       double low, high;
       bracket(x, y, z, &low, &high);
-      const double rho = increasing_root(
-          [&](double at, double* slope) { return equation(x, y, z, at, slope); }, low, high);
+      const auto function = [&](double at, double* slope) {
+        return equation(x, y, z, at, slope);
+      };
+      const double rho = increasing_root(function, low, high);
       // Rays and normals divided by the larger of 1 and exp(rho).
       const double decay = std::exp(-std::abs(rho));
       const double one = rho > 0 ? decay : 1, growth = rho > 0 ? 1 : decay;

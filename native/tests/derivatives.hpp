@@ -38,7 +38,8 @@ class Draft {
           break;
         default:
           add(Kind::kPower, sign, 3, count);
-          for (Index j = 0; j < count; ++j) exponents.push_back(0.02 + 0.48 * random.uniform());
+          for (Index j = 0; j < count; ++j)
+            exponents.push_back(0.02 + 0.48 * random.uniform());
       }
     }
     Indices& rows = parts[Problem::kRows];
@@ -227,7 +228,8 @@ inline void check_adjoint(const Problem& problem, const Options& options,
   if (!forward.solved || !backward.solved) return;
   const double left = inner(d.x, x) + inner(d.y, y) + inner(g, s);
   const double right = inner(d.P, P) + inner(d.A, A) + inner(d.q, q) + inner(db, b);
-  const double scale = 1 + size(x) + size(y) + size(s) + size(P) + size(A) + size(q) + size(b);
+  double scale = 1;
+  for (const Numbers* part : {&x, &y, &s, &P, &A, &q, &b}) scale += size(*part);
   REQUIRE(std::abs(left - right) <= 1e-8 * scale);
 }
 
