@@ -16,7 +16,7 @@ setup(
             "diffqcp._ldl",
             sources=["native/module.cc"],
             depends=[
-                str(header) for header in sorted(pathlib.Path("native").glob("*.hpp"))
+                str(header) for header in sorted(pathlib.Path("native").rglob("*.hpp"))
             ],
             include_dirs=[str(pathlib.Path(jaxlib.origin).parent / "include")],
             extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden"],

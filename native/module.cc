@@ -1,34 +1,24 @@
 // XLA FFI calls of the sparse LDL' factorisation, and its symbolic phase, as a Python
 // module. An array of a call may have leading batch axes of length one or of the length
 // of the batch, as jax.ffi.ffi_call(vmap_method="expand_dims") makes them.
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#include <cstring>
 #include <memory>
-#include <mutex>
-#include <new>
 #include <string>
 
+#include "host.hpp"
 #include "parallel.hpp"
-#include "refine.hpp"
-#include "spectrum.hpp"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
-using diffqcp::Factorisation;
-using diffqcp::Gemm;
+using diffqcp::Factor;
 using diffqcp::Index;
 using diffqcp::Outcome;
 using diffqcp::parallel;
 using diffqcp::Pattern;
-using diffqcp::Refinement;
 
 namespace {
 
 // SciPy's.
-Gemm* gemm = nullptr;
-diffqcp::Eigen* eigen = nullptr;
+diffqcp::Lapack lapack{nullptr, nullptr};
 
 using Plan = ffi::Buffer<ffi::S32>;      // and other arrays of integers
 using Numbers = ffi::AnyBuffer;           // float32 or float64, float64 inside
@@ -124,30 +114,6 @@ class Values {
 bool real(const Numbers& numbers) {
   return numbers.element_type() == ffi::F32 || numbers.element_type() == ffi::F64;
 }
-
-// What the factor of an item holds: panels, inverse pivots, the shift, and of what is known
-// of the rank the rate, the relative shift, and whether it is even.
-struct Factor {
-  double *panels, *inverse, *shift, *known;
-
-  Factor(const Pattern& K, double* start)
-      : panels(start), inverse(start + K.size()), shift(inverse + K.n),
-        known(shift + K.n) {}
-
-  void keep(const Refinement::Rank& rank) const {
-    known[0] = rank.rate;
-    known[1] = rank.relative;
-    known[2] = rank.even;
-  }
-
-  Refinement::Rank rank(bool singular) const {
-    return {singular, 0, known[0], known[1], known[2] != 0};
-  }
-
-  static int64_t size(const Pattern& K) {
-    return K.size() + 2 * static_cast<int64_t>(K.n) + 3;
-  }
-};
 
 // What is wrong with the arrays of a call, if anything is. The batch is that of a result
 // whose last axis is an item's.
@@ -302,11 +268,8 @@ ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Plan groups, Numbers value
     const Factor factor(K, out + item * Factor::size(K));
     const Values entries(values, value_of(item), K.entries);
     read(shift, shift_of(item), K.n, K.pivots, factor.shift);
-    const Refinement::Rank rank = diffqcp::factorise_with_shift(
-        K, Factorisation(K, gemm), entries.data(), groups.typed_data(), adapt, well_posed,
-        factor.panels, factor.inverse, factor.shift);
-    singular->typed_data()[item] = rank.singular;
-    factor.keep(rank);
+    singular->typed_data()[item] = diffqcp::factorise(
+        K, lapack, entries.data(), groups.typed_data(), adapt, well_posed, factor);
   });
   return ffi::Error::Success();
 }
@@ -330,32 +293,6 @@ void grouped(ffi::ThreadPool& pool, int64_t count, bool shared, const Body& body
   });
 }
 
-// Keeps what has been made for the last matrix, for its other right-hand sides. A matrix is
-// known by where its shift is.
-template <typename Made>
-class Last {
- public:
-  // Null if there is not enough memory.
-  template <typename Make>
-  std::shared_ptr<const Made> get(const double* shift, const Make& make) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (shift_ != shift) {
-      shift_ = shift;
-      made_.reset();
-      try {
-        made_ = std::make_shared<const Made>(make());
-      } catch (const std::bad_alloc&) {
-      }
-    }
-    return made_;
-  }
-
- private:
-  std::mutex mutex_;
-  std::shared_ptr<const Made> made_;
-  const double* shift_ = nullptr;
-};
-
 ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
                  Flags singular, Numbers vector, double tolerance, double floor,
                  int32_t max_steps, bool well_posed, ffi::Result<ffi::AnyBuffer> solution,
@@ -373,8 +310,7 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
   // A regular matrix that is shared takes several right-hand sides at a time.
   const bool shared = value_of.shared() && words_of.shared() && singular_of.shared() &&
                       !singular.typed_data()[0];
-  Last<diffqcp::Spectrum> spectra;
-  Last<diffqcp::NullSpace> null_spaces;
+  diffqcp::Solver solver(K, lapack, {tolerance, floor, max_steps, well_posed});
   grouped(pool, items(dims), shared, [&](int64_t item, auto size) {
     constexpr int C = decltype(size)::value;
     const Values entries(values, value_of(item), K.entries);
@@ -382,39 +318,10 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
     for (int c = 0; c < C; ++c)
       read(vector, vector_of(item + c), K.n, K.pivots, r.data() + c, C);
     const Factor factor(K, factors + words_of(item) / 2);
-    const Factorisation factorisation(K, gemm);
-    const Refinement refinement(factorisation, entries.data(), factor.panels,
-                                factor.inverse, factor.shift);
     Outcome outcome[C];
-    const diffqcp::Tolerances tolerances{tolerance, floor, max_steps, well_posed};
-    // Without factors, since K is not finite, there are no solutions.
-    const Refinement::Rank rank = factor.rank(singular.typed_data()[singular_of(item)]);
-    const bool known = K.n == 0 || !std::isnan(rank.rate);
-    std::shared_ptr<const diffqcp::NullSpace> null_space;
-    if (known && rank.singular && !rank.even)
-      null_space = null_spaces.get(
-          factor.shift, [&] { return refinement.null_space(rank, tolerances); });
-    if (!known)
-      diffqcp::unsolved<C>(r, outcome);
-    else if (null_space == nullptr || null_space->known())
-      refinement.solve<C>(rank, null_space.get(), tolerances, r, outcome);
-    else
-      std::fill(outcome, outcome + C, Outcome{std::numeric_limits<double>::infinity(), 0});
+    solver.solve<C>(entries.data(), factor, singular.typed_data()[singular_of(item)], r,
+                    outcome);
     for (int c = 0; c < C; ++c) {
-      if (known && !well_posed && tolerances.missed(outcome[c].error)) {
-        std::vector<double> single(K.n);
-        read(vector, vector_of(item + c), K.n, K.pivots, single.data());
-        const auto spectrum = !Refinement::finite(single)
-            ? nullptr
-            : spectra.get(factor.shift, [&] {
-                return diffqcp::Spectrum(K, entries.data(), factor.shift, eigen);
-              });
-        if (spectrum != nullptr && spectrum->known()) {
-          spectrum->solve(single);
-          for (Index k = 0; k < K.n; ++k) r[static_cast<size_t>(k) * C + c] = single[k];
-          outcome[c].error = tolerance;
-        }
-      }
       write(r, c, C, K.pivots, *solution, (item + c) * K.n, K.n);
       error->typed_data()[item + c] = static_cast<float>(outcome[c].error);
       steps->typed_data()[item + c] = outcome[c].steps;
@@ -455,42 +362,6 @@ PyObject* bytes(const diffqcp::Indices& values) {
                                    values.size() * sizeof(Index));
 }
 
-// Copies an array of int32, so that nobody changes it once it is checked. Whether that
-// has succeeded; if not, an error is set.
-bool read_indices(const char* name, PyObject* object, diffqcp::Indices& indices) {
-  Py_buffer view;
-  if (PyObject_GetBuffer(object, &view, PyBUF_STRIDED_RO | PyBUF_FORMAT) != 0) {
-    PyErr_Clear();
-    PyErr_Format(PyExc_TypeError, "%s: expected an array of int32, got %R", name,
-                 reinterpret_cast<PyObject*>(Py_TYPE(object)));
-    return false;
-  }
-  const std::string format = view.format == nullptr ? "B" : view.format;
-  const bool known = format == "i" || (format == "l" && sizeof(long) == sizeof(Index));
-  if (view.ndim != 1 || !known) {
-    PyErr_Format(PyExc_TypeError,
-                 "%s: expected a one-dimensional array of int32, got %d dimensions of the "
-                 "format '%s'",
-                 name, view.ndim, format.c_str());
-    PyBuffer_Release(&view);
-    return false;
-  }
-  try {
-    indices.resize(static_cast<size_t>(view.shape[0]));
-  } catch (const std::exception&) {
-    PyErr_NoMemory();
-    PyBuffer_Release(&view);
-    return false;
-  }
-  const char* from = static_cast<const char*>(view.buf);
-  for (Index& index : indices) {
-    std::memcpy(&index, from, sizeof(Index));  // it may not be aligned
-    from += view.strides[0];
-  }
-  PyBuffer_Release(&view);
-  return true;
-}
-
 PyObject* analyse(PyObject*, PyObject* args) {
   PyObject *order_object, *rows_object, *cols_object;
   if (!PyArg_ParseTuple(args, "OOO", &order_object, &rows_object, &cols_object))
@@ -508,34 +379,19 @@ PyObject* analyse(PyObject*, PyObject* args) {
     order = overflow > 0 ? std::numeric_limits<int64_t>::max()
                          : std::numeric_limits<int64_t>::min();
   diffqcp::Indices rows, cols;
-  if (!read_indices("rows", rows_object, rows)) return nullptr;
-  if (!read_indices("cols", cols_object, cols)) return nullptr;
+  if (!diffqcp::read_indices("rows", rows_object, rows)) return nullptr;
+  if (!diffqcp::read_indices("cols", cols_object, cols)) return nullptr;
   if (rows.size() != cols.size())
     return PyErr_Format(PyExc_ValueError, "rows, cols: expected one length, got %zu and %zu",
                         rows.size(), cols.size());
   diffqcp::Symbolic symbolic;
   diffqcp::Indices plan;
-  PyObject* failure = nullptr;
-  std::string message;
-  Py_BEGIN_ALLOW_THREADS;
-  try {
-    symbolic = diffqcp::analyse(order, static_cast<int64_t>(rows.size()), rows.data(),
-                                cols.data());
-    plan = symbolic.plan();
-  } catch (const std::invalid_argument& exception) {
-    failure = PyExc_ValueError;
-    message = exception.what();
-  } catch (const std::length_error& exception) {
-    failure = PyExc_MemoryError;
-    message = exception.what();
-  } catch (const std::bad_alloc&) {
-    failure = PyExc_MemoryError;
-  }
-  Py_END_ALLOW_THREADS;
-  if (failure != nullptr)
-    return PyErr_Format(failure, "%s",
-                        message.empty() ? "not enough memory to analyse K"
-                                        : message.c_str());
+  if (!diffqcp::without_lock([&] {
+        symbolic = diffqcp::analyse(order, static_cast<int64_t>(rows.size()), rows.data(),
+                                    cols.data());
+        plan = symbolic.plan();
+      }))
+    return nullptr;
   return Py_BuildValue("(NNLd)", bytes(plan), bytes(symbolic.source),
                        static_cast<long long>(Factor::size(Pattern(plan.data()))),
                        symbolic.operations);
@@ -550,10 +406,33 @@ PyObject* handlers(PyObject*, PyObject*) {
                        capsule(kSolve));
 }
 
+PyObject* problem(PyObject*, PyObject* args) {
+  return diffqcp::host::make_problem(args, lapack);
+}
+
+namespace host = diffqcp::host;
+
 PyMethodDef methods[] = {
     {"analyse", analyse, METH_VARARGS,
      "analyse(order, rows, cols) -> (plan, source, fill, operations): the symbolic phase."},
     {"handlers", handlers, METH_NOARGS, "The XLA FFI handlers, as capsules."},
+    {"problem", problem, METH_VARARGS, "problem(parts, exponents): a QCP's structure."},
+    {"sizes", host::sizes, METH_O,
+     "sizes(problem): of the frames, of K as it is stored, of its factor."},
+    {"project", host::project, METH_VARARGS, "project(problem, v, out)"},
+    {"jacobian", host::jacobian, METH_VARARGS,
+     "jacobian(problem, v, smoothing, (lam, frames))"},
+    {"rotate", host::rotate, METH_VARARGS, "rotate(problem, frames, vector, out, back)"},
+    {"vjp", host::product<true>, METH_VARARGS,
+     "vjp(problem, options, given, cotangents, out) -> (solved, error)"},
+    {"jvp", host::product<false>, METH_VARARGS,
+     "jvp(problem, options, given, change, out) -> (solved, error)"},
+    {"linearise", host::linearise, METH_VARARGS,
+     "linearise(problem, options, given, state, out) -> (singular, solved, error)"},
+    {"pull_back", host::applied<true>, METH_VARARGS,
+     "pull_back(problem, options, state, singular, point, cotangents, out) -> solved"},
+    {"push_forward", host::applied<false>, METH_VARARGS,
+     "push_forward(problem, options, state, singular, point, change, out) -> solved"},
     {nullptr, nullptr, 0, nullptr}};
 
 // The parameters of a function by Cython's description of it: c, i and d for pointers to
@@ -607,10 +486,11 @@ PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_ldl",
 }  // namespace
 
 PyMODINIT_FUNC PyInit__ldl() {
-  gemm = reinterpret_cast<Gemm*>(find("scipy.linalg.cython_blas", "dgemm", "cciiiddididdi"));
-  if (gemm == nullptr) return nullptr;
-  eigen = reinterpret_cast<diffqcp::Eigen*>(
+  lapack.gemm = reinterpret_cast<diffqcp::Gemm*>(
+      find("scipy.linalg.cython_blas", "dgemm", "cciiiddididdi"));
+  if (lapack.gemm == nullptr) return nullptr;
+  lapack.eigen = reinterpret_cast<diffqcp::Eigen*>(
       find("scipy.linalg.cython_lapack", "dsyevd", "ccididdiiii"));
-  if (eigen == nullptr) return nullptr;
+  if (lapack.eigen == nullptr) return nullptr;
   return PyModule_Create(&definition);
 }

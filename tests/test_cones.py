@@ -1,6 +1,7 @@
 """Every cone x every property of a projection and its derivative."""
 
 import functools
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from diffqcp import QCPStructureCPU
+from diffqcp._problem import Problem, problem_of
 from diffqcp.cones import (
     ConeJacobian,
     ExponentialCone,
@@ -21,9 +24,10 @@ from diffqcp.cones import (
     SecondOrderCone,
     ZeroCone,
 )
+from diffqcp.linear_solve.sparse_ldl import COMPILED
 
 from . import reference
-from .helpers import FAMILIES
+from .helpers import entries, FAMILIES
 
 
 CONES = {
@@ -58,24 +62,101 @@ def points(dim: int) -> np.ndarray:
     return v
 
 
+class InJax:
+    """A cone by JAX; all of it for batches."""
+
+    def __init__(self, name: str):
+        cone, _ = CONES[name]
+
+        def resolve(v):
+            D = cone.jacobian(v)
+            return cone.project(v), D.as_matrix(), D.sqrt().as_matrix(), D.eigenvalues
+
+        def smoothed(v):
+            return cone.smoothed_jacobian(v, SMOOTHING).as_matrix()
+
+        self.resolve = jax.jit(jax.vmap(resolve))
+        self.smoothed = jax.jit(jax.vmap(smoothed))
+        self.project = jax.jit(jax.vmap(lambda v: cone.project(v)))
+        self.project_dual = jax.jit(jax.vmap(lambda v: cone.dual().project(v)))
+
+
+class Compiled:
+    """A cone by the compiled extension."""
+
+    def __init__(self, name: str):
+        dims = CONES[name][1] or {"z": 3}
+        self._problem = self._make(name, dims, name == "free")
+        self._dual = self._make(name, dims, name != "free")
+
+    @staticmethod
+    def _make(name: str, dims, dual: bool) -> Problem:
+        m = CONES[name][0].dim
+        P, A = entries(np.zeros((1, 1)), np.zeros((1, 1))), np.zeros((m, 1))
+        structure = QCPStructureCPU(
+            P, entries(A, A), dims, dual, psd_order=order_of(name)
+        )
+        return problem_of(structure)
+
+    def project(self, v):
+        return np.stack([self._problem.project(row) for row in np.asarray(v)])
+
+    def project_dual(self, v):
+        return np.stack([self._dual.project(row) for row in np.asarray(v)])
+
+    def resolve(self, v):
+        """Each frame is applied to unit vectors, forth and back."""
+        parts = []
+        for row in np.asarray(v, float):
+            lam, frames = self._problem.jacobian(row)
+            units = np.eye(lam.size)
+            U = np.stack([self._problem.rotate(frames, e) for e in units], axis=1)
+            back = np.stack([self._problem.rotate_back(frames, e) for e in units], axis=1)
+            p = self._problem.project(row)
+            parts.append((p, (U * lam) @ back, (U * np.sqrt(lam)) @ back, lam))
+        return [np.stack(part) for part in zip(*parts, strict=True)]
+
+    def smoothed(self, v):
+        parts = []
+        for row in np.asarray(v, float):
+            lam, frames = self._problem.jacobian(row, SMOOTHING)
+            units = np.eye(lam.size)
+            U = np.stack([self._problem.rotate(frames, e) for e in units], axis=1)
+            parts.append((U * lam) @ U.T)
+        return np.stack(parts)
+
+
+SMOOTHING = 0.3
+SIDES = {"jax": InJax}
+if COMPILED:
+    SIDES["compiled"] = Compiled
+
+
+def order_of(name: str) -> Literal["lower", "upper"]:
+    return "upper" if "upper" in name else "lower"
+
+
 @functools.cache
-def batched(name: str):
-    """Projection, its dense derivative and eigen-factor, batched and compiled."""
-    cone, _ = CONES[name]
+def side_of(name: str, side: str) -> Any:
+    return SIDES[side](name)
 
-    def resolve(v):
-        D = cone.jacobian(v)
-        return cone.project(v), D.as_matrix(), D.sqrt().as_matrix(), D.eigenvalues
 
-    return eqx.filter_jit(jax.vmap(resolve))
+@pytest.fixture(params=SIDES)
+def side(request):
+    return request.param
 
 
 @pytest.fixture(params=CONES)
-def case(request):
+def case(request, side):
     cone, dims = CONES[request.param]
-    v = points(cone.dim)
-    order = "upper" if "upper" in request.param else "lower"
-    return cone, dims, order, v, map(np.asarray, batched(request.param)(v))
+    v, computed = points(cone.dim), side_of(request.param, side)
+    return computed, dims, order_of(request.param), v, resolved(request.param, side)
+
+
+@functools.cache
+def resolved(name: str, side: str) -> list[np.ndarray]:
+    v = points(CONES[name][0].dim)
+    return [np.asarray(part) for part in side_of(name, side).resolve(v)]
 
 
 def test_projection(case):
@@ -88,8 +169,8 @@ def test_projection(case):
         expected = np.array([reference.project(dims, row, order) for row in v[half]])
         assert np.max(np.abs(p[half] - expected) / size[half]) < 1e-12
     # p'(v - p) = 0, p in K, and v - p in the polar cone.
-    again = np.asarray(jax.vmap(cone.project)(p))
-    dual = np.asarray(jax.vmap(cone.dual().project)(p - v))
+    again = np.asarray(cone.project(p))
+    dual = np.asarray(cone.project_dual(p - v))
     assert np.max(np.abs(np.sum(p * (v - p), axis=1, keepdims=True)) / size**2) < 1e-14
     assert np.max(np.abs(again - p) / size) < 1e-14
     assert np.max(np.abs(dual - (p - v)) / size) < 1e-14
@@ -97,11 +178,40 @@ def test_projection(case):
 
 def test_moreau(case):
     cone, _, _, v, (p, *_) = case
-    q = np.asarray(jax.vmap(cone.dual().project)(-v))
+    q = np.asarray(cone.project_dual(-v))
     assert np.max(np.abs(p - q - v)) < 1e-13 * np.max(np.abs(v))
+
+
+@pytest.mark.parametrize("name", CONES)
+def test_dual_of_the_dual(name):
+    cone, v = CONES[name][0], points(CONES[name][0].dim)
     assert cone.dual().dual().dim == cone.dim
-    double = np.asarray(jax.vmap(cone.dual().dual().project)(v))
+    project = jax.jit(jax.vmap(lambda v: cone.dual().dual().project(v)))
+    double = np.asarray(project(v))
+    p = resolved(name, "jax")[0]
     np.testing.assert_allclose(double, p, rtol=0, atol=1e-13 * np.max(np.abs(v)))
+
+
+@pytest.mark.skipif(not COMPILED, reason="no compiled extension")
+@pytest.mark.parametrize("name", CONES)
+def test_both_sides_agree(name):
+    """JAX and the compiled extension, at random points and where it is difficult: zero,
+    entries that are equal or zero, and so repeated eigenvalues, kinks and faces.
+    """
+    rng = np.random.default_rng(1)
+    dim = CONES[name][0].dim
+    sparse = rng.integers(-1, 2, (40, dim)) * rng.choice([1.0, 1e-8, 1e20], (40, 1))
+    v = np.concatenate([points(dim), sparse, np.zeros((1, dim))])
+    left, right = (side_of(name, side).resolve(v) for side in ("jax", "compiled"))
+    size = np.maximum(np.max(np.abs(v), axis=1), 1e-300)
+    # (Of a repeated eigenvalue the vectors are any, so D is compared.)
+    difference = np.max(np.abs(np.asarray(left[0]) - right[0]), axis=1) / size
+    assert np.max(difference) < 1e-13
+    assert np.max(np.abs(np.asarray(left[1]) - right[1])) < 1e-11
+    half = v[: POINTS // 2]
+    left, right = (side_of(name, side).smoothed(half) for side in ("jax", "compiled"))
+    # The central path is followed to the root of the machine epsilon.
+    assert np.max(np.abs(np.asarray(left) - right)) < 1e-9
 
 
 def test_jacobian_by_finite_differences(case):
@@ -109,10 +219,9 @@ def test_jacobian_by_finite_differences(case):
     cone, _, _, v, (_, D, _, _) = case
     v, D = v[: POINTS // 2], D[: POINTS // 2]
     step = 1e-5
-    project = jax.jit(jax.vmap(cone.project))
     columns = [
-        (project(v + step * unit) - project(v - step * unit)) / (2 * step)
-        for unit in np.eye(cone.dim)
+        (cone.project(v + step * unit) - cone.project(v - step * unit)) / (2 * step)
+        for unit in np.eye(v.shape[1])
     ]
     errors = np.max(np.abs(np.stack(columns, axis=2) - D), axis=(1, 2))
     # Truncation is step^2 times a third derivative, which grows without bound near a
@@ -133,8 +242,9 @@ def test_jacobian_is_a_symmetric_contraction(case):
     assert np.max(np.abs(product - p) / np.linalg.norm(v, axis=1, keepdims=True)) < 1e-13
 
 
-def test_operator_interface(case):
-    cone, _, _, v, (_, D, _, _) = case
+@pytest.mark.parametrize("name", CONES)
+def test_operator_interface(name):
+    cone, v, D = CONES[name][0], points(CONES[name][0].dim), resolved(name, "jax")[1]
     jacobian = cone.jacobian(jnp.asarray(v[0]))
     w = jnp.asarray(v[1])
     np.testing.assert_allclose(jacobian.mv(w), D[0] @ w, rtol=0, atol=1e-13)
@@ -153,15 +263,16 @@ finite = st.integers(-1000, 1000).map(lambda integer: integer / 100)
 scales = st.sampled_from([0.0, 1e-280, 1e-20, 1e-8, 1.0, 1e8, 1e20])
 
 
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", ["exponential", "power 0.05", "power 0.9", "dual power"])
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_three_dimensional_cones_everywhere(name, data):
+def test_three_dimensional_cones_everywhere(name, side, data):
     """Any point at all: never NaN, and always the conditions of a projection."""
-    cone, _ = CONES[name]
     entry = st.builds(lambda value, scale: value * scale, finite, scales)
     v = np.array(data.draw(st.tuples(entry, entry, entry)))
-    p, D, _, eigenvalues = (np.asarray(part[0]) for part in batched(name)(v[None]))
+    computed = side_of(name, side).resolve(v[None])
+    p, D, _, eigenvalues = (np.asarray(part[0]) for part in computed)
     size = np.max(np.abs(v)) or 1.0
     assert np.all(np.isfinite(p)) and np.all(np.isfinite(D))
     assert abs((p / size) @ ((v - p) / size)) < 1e-14
@@ -169,15 +280,17 @@ def test_three_dimensional_cones_everywhere(name, data):
     assert np.max(np.abs(D @ (v / size) - p / size)) < 1e-13
 
 
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", ["second-order 5", "psd 3 lower", "psd 4 upper"])
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_symmetric_cones_everywhere(name, data):
+def test_symmetric_cones_everywhere(name, side, data):
     """Small integers give repeated eigenvalues and kinks."""
-    cone, _ = CONES[name]
-    integers = st.lists(st.integers(-2, 2), min_size=cone.dim, max_size=cone.dim)
+    dim = CONES[name][0].dim
+    integers = st.lists(st.integers(-2, 2), min_size=dim, max_size=dim)
     v = np.array(data.draw(integers), float)
-    p, D, _, eigenvalues = (np.asarray(part[0]) for part in batched(name)(v[None]))
+    computed = side_of(name, side).resolve(v[None])
+    p, D, _, eigenvalues = (np.asarray(part[0]) for part in computed)
     assert np.all(np.isfinite(D))
     assert abs(p @ (v - p)) < 1e-13
     assert np.all((eigenvalues >= 0) & (eigenvalues <= 1))
@@ -199,10 +312,10 @@ def test_symmetric_cones_everywhere(name, data):
         ([1.0, -1.0, -1.0], [0.0, 0.0, 0.0], np.zeros((3, 3))),
     ],
 )
-def test_exponential_faces(v, expected, D):
-    cone, v = ExponentialCone(), jnp.asarray(v)
-    np.testing.assert_allclose(cone.project(v), expected, rtol=0, atol=1e-15)
-    np.testing.assert_allclose(cone.jacobian(v).as_matrix(), D, rtol=0, atol=1e-14)
+def test_exponential_faces(v, expected, D, side):
+    p, computed, *_ = side_of("exponential", side).resolve(np.array([v]))
+    np.testing.assert_allclose(p[0], expected, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(computed[0], D, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(

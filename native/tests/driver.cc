@@ -1,4 +1,4 @@
-// Random matrices through all of the headers, for the sanitizers: `nox -s sanitize`. Needs
+// Random matrices and random QCPs through all of the headers, for the sanitizers: `nox -s sanitize`. Needs
 // neither Python nor a BLAS. Ends with a message and status 1 where a result is wrong.
 
 #include <cfloat>
@@ -18,34 +18,13 @@
 
 #include "../parallel.hpp"
 #include "../refine.hpp"
+#include "common.hpp"
+#include "derivatives.hpp"
 
 namespace {
 
 using namespace diffqcp;
-using Numbers = std::vector<double>;
-
-#define REQUIRE(condition) require(condition, #condition, __LINE__)
-
-void require(bool condition, const char* text, int line) {
-  if (condition) return;
-  std::fprintf(stderr, "driver.cc:%d: not so: %s\n", line, text);
-  std::exit(1);
-}
-
-// C = alpha A B' + beta C, all that is asked of a dgemm.
-void gemm(char* first, char* second, int* rows, int* cols, int* inner, double* alpha,
-          double* a, int* lda, double* b, int* ldb, double* beta, double* c, int* ldc) {
-  REQUIRE(*first == 'N' && *second == 'T');
-  for (int j = 0; j < *cols; ++j)
-    for (int i = 0; i < *rows; ++i) {
-      double sum = 0;
-      for (int k = 0; k < *inner; ++k)
-        sum += a[i + int64_t{k} * *lda] * b[j + int64_t{k} * *ldb];
-      double& target = c[i + int64_t{j} * *ldc];
-      // As in BLAS, what is multiplied by zero is not read: it may be NaN.
-      target = *alpha * sum + (*beta == 0 ? 0 : *beta * target);
-    }
-}
+using namespace diffqcp::tests;
 
 struct Matrix {
   Index n = 0;
@@ -140,26 +119,6 @@ class System {
   Refinement::Rank rank_{};
 };
 
-class Random {
- public:
-  explicit Random(uint32_t seed) : engine_(seed) {}
-
-  Index below(Index count) {
-    return std::uniform_int_distribution<Index>(0, count - 1)(engine_);
-  }
-  double normal() { return std::normal_distribution<double>()(engine_); }
-  double uniform() { return std::uniform_real_distribution<double>(0.5, 2)(engine_); }
-
-  Numbers vector(Index n) {
-    Numbers numbers(n);
-    for (double& number : numbers) number = normal();
-    return numbers;
-  }
-
- private:
-  std::mt19937 engine_;
-};
-
 // Quasi-definite, with any pattern: repeated entries in either triangle, stars, cliques,
 // chains, and rows without any. Some have no entry on the diagonal but the shift.
 Matrix random_matrix(Random& random, Index largest, bool complete) {
@@ -205,17 +164,6 @@ Matrix random_matrix(Random& random, Index largest, bool complete) {
       break;
   }
   return K;
-}
-
-double size(const Numbers& vector) {
-  double most = 0;
-  for (double entry : vector) most = std::max(most, std::abs(entry));
-  return most;
-}
-
-double distance(Numbers left, const Numbers& right) {
-  for (size_t k = 0; k < left.size(); ++k) left[k] -= right[k];
-  return size(left);
 }
 
 // K z = r in the given norm, and K x, against the sums over entries.
@@ -389,7 +337,8 @@ int main(int argc, char** argv) {
     check_strange(random_matrix(random, largest, false), random);
     check_refusals(random_matrix(random, largest, false), random);
     if (seed % 10 == 0) check_threads(pool, random);
+    check_derivatives(random);
   }
-  std::printf("%d matrices of each kind\n", count);
+  std::printf("%d matrices of each kind, and QCPs\n", count);
   return 0;
 }

@@ -8,6 +8,8 @@ import numpy as np
 from jax.experimental.sparse import JAXSparse
 from jaxtyping import Array, DTypeLike, Float
 
+from ._arrays import as_jax
+
 
 def as_vector(
     name: str, value: Any, size: int, dtype: DTypeLike | None = None
@@ -29,6 +31,15 @@ def as_vector(
     return array if dtype in (None, array.dtype) else array.astype(dtype)
 
 
+def as_host_vector(name: str, value: Any, size: int) -> np.ndarray:
+    """As `as_vector`, but as an array of NumPy, in float64."""
+    if type(value) is not np.ndarray or value.dtype.kind not in "fiu":
+        value = as_vector(name, value, size)
+    if value.shape != (size,):
+        raise ValueError(f"{name}: expected shape {(size,)}, got {value.shape}")
+    return np.asarray(value, np.float64, order="C")
+
+
 def as_numbers(name: str, value: Any, wanted: str) -> Array:
     """`value`, which may be a list, as an array of real numbers.
 
@@ -47,7 +58,7 @@ def as_numbers(name: str, value: Any, wanted: str) -> Array:
         except Exception as error:
             raise TypeError(f"{name}: expected {wanted}, got {_kind(value)}") from error
     check_real(name, array.dtype, wanted, value)
-    return jnp.asarray(array)
+    return array if isinstance(array, jax.Array) else as_jax(np.array(array))
 
 
 def check_real(name: str, dtype: Any, wanted: str, value: Any) -> None:

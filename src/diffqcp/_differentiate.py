@@ -1,5 +1,6 @@
 """What a QCP computes: functions of its arrays, compiled once for a structure."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -12,9 +13,13 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from . import _compiled
 from ._accuracy import accurate_error, exact_error, finite_bounds, relative_error
+from ._arrays import as_jax, as_jax_like
 from ._checks import as_numbers
+from ._problem import eigenvectors
 from ._scaling import block_max
+from .cones import ConeJacobian
 from .derivative import (
     adjoint_system,
     Data,
@@ -25,6 +30,9 @@ from .derivative import (
 )
 from .kkt import KKTOperator
 from .linear_solve import FrozenSolver
+from .linear_solve._quasidefinite import QuasidefiniteState
+from .linear_solve._sparse import SparseFactors
+from .sparsity import SparseMatrix
 from .structure import AbstractQCPStructure
 
 
@@ -56,6 +64,7 @@ def as_smoothing(value: Any) -> Smoothing:
             raise ValueError(f"smoothing: expected a number >= 0, got {value!r}")
         if float(value) == 0:
             return None
+        return as_jax(np.array(float(value)))
     return jnp.asarray(value, float)
 
 
@@ -124,7 +133,7 @@ class Progress(NamedTuple):
     """
 
     solution: Solution
-    report: Float[Array, "3"]
+    report: Float[Array | np.ndarray, "3"]
 
     @property
     def solved(self) -> Bool[Array, ""] | bool:
@@ -225,12 +234,40 @@ def repeat(
 _MOST_REPEATS = 10
 
 
+def progress_of(report: _compiled.Report, values: Values) -> Progress:
+    """What the compiled extension reports. It has taken all of the steps."""
+    numbers = np.array([report.solved, report.error, 0], values.x.dtype)
+    return Progress(values[4:], numbers)
+
+
 def is_inaccurate(progress: Progress) -> bool:
     """Whether a derivative is known, and the solution that it is taken at is none."""
     if isinstance(progress.report, Tracer):
         return False
     report = np.asarray(progress.report)
-    return bool(report[1] > accurate_error(report.dtype))
+    return bool(report[1] > _largest_error(report.dtype))
+
+
+_largest_error = functools.cache(accurate_error)
+
+
+def compiled_derivative(
+    task: _compiled.Task, throw: bool
+) -> tuple[SolutionDerivative, Progress]:
+    """`compute_derivative` by the compiled extension, with all Newton steps that help."""
+    structure, (P_values, *_) = task.structure, task.values
+    point, report = _compiled.linearise(task)
+    P_full = as_jax(np.asarray(P_values)[structure.P_source])
+    P, A = SparseMatrix(P_full, structure.P_full), structure.A_matrix(point.A)
+    bare = eigenvectors(structure.dual_cone, point.frames)
+    basis = jax.tree.map(lambda leaf: as_jax_like([leaf], point.x)[0], bare)
+    kkt = KKTOperator(P, A, ConeJacobian(point.lam, basis))
+    factors = SparseFactors(kkt, (point.K, point.words))
+    state = QuasidefiniteState(factors, point.shift, point.singular)
+    operator = SolutionDerivative(
+        kkt, point.x, point.y, task.solver, state, structure, throw
+    )
+    return operator, progress_of(report, Values(*task.values))
 
 
 def warn_if_inaccurate(progress: Progress) -> None:

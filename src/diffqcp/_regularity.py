@@ -1,17 +1,22 @@
 """What a derivative rests on: for people, not for programs, so eager and in NumPy."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from ._differentiate import Values
+from ._problem import extension, problem_of
 from .cones import AbstractCone, ExponentialCone, PowerCone
-from .cones.psd import unpack
-from .kkt import KKTOperator
+from .cones.psd import unpacking
+from .sparsity import SparsityPattern
 from .structure import AbstractQCPStructure
+
+
+_Smoothed: TypeAlias = Callable[[float], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -51,25 +56,26 @@ def examine(structure: AbstractQCPStructure, values: Values) -> Regularity:
             f"regularity: expected n + m of at most {_LARGEST}, since it takes the "
             f"eigenvalues of K, got {structure.n + structure.m}"
         )
-    v = values.y - values.s
-    P, A = structure.P_matrix(values.P), structure.A_matrix(values.A)
-    matrix = KKTOperator(P, A, structure.dual_cone.jacobian(v)).as_matrix()
-    sizes = np.sort(np.abs(np.linalg.eigvalsh(np.asarray(matrix, np.float64))))
-    eps = float(jnp.finfo(v.dtype).eps)
+    eps = float(jnp.finfo(values.x.dtype).eps)
+    P, A, q, b, x, y, s = (np.asarray(part, np.float64) for part in values)
+    v = y - s
+    P = _dense(structure.P_full, P[structure.P_source])
+    A = _dense(structure.A_pattern, A)
+    matrix = _matrix(structure, P, A, v)
+    sizes = np.sort(np.abs(np.linalg.eigvalsh(matrix)))
     zero = sizes <= eps**0.6 * sizes[-1] if sizes.size else np.zeros(0, bool)
     regular = sizes[~zero]
     condition = float(regular[-1] / regular[0]) if regular.size else 1.0
     margins: dict[str, float] = {}
-    for key, margin in _margins(structure, np.asarray(v, np.float64)):
+    for key, margin in _margins(structure, v):
         margins[key] = min(margin, margins.get(key, np.inf))
 
     def largest(vector) -> float:
         return float(np.max(np.abs(vector), initial=0))
 
-    x, y, s = values.x, values.y, values.s
     residuals = (
-        largest(A.mv(x) + s - values.b),
-        largest(P.mv(x) + A.transpose_mv(y) + values.q),
+        largest(A @ x + s - b),
+        largest(P @ x + A.T @ y + q),
         float(abs(y @ s)),
     )
     scale = max(1.0, largest(v))
@@ -83,6 +89,28 @@ def examine(structure: AbstractQCPStructure, values: Values) -> Regularity:
 
 
 _LARGEST = 3000
+
+
+def _dense(pattern: SparsityPattern, values: np.ndarray) -> np.ndarray:
+    matrix = np.zeros(pattern.shape)
+    matrix[pattern.rows, pattern.cols] = values
+    return matrix
+
+
+def _matrix(
+    structure: AbstractQCPStructure, P: np.ndarray, A: np.ndarray, v: np.ndarray
+) -> np.ndarray:
+    """`K` at `v`."""
+    if extension is None:
+        D = structure.dual_cone.jacobian(jnp.asarray(v))
+        lam, rotate_back = np.asarray(D.eigenvalues), D.eigenvectors.transpose_mv
+    else:
+        problem = problem_of(structure)
+        lam, frames = problem.jacobian(v)
+        rotate_back = partial(problem.rotate_back, frames)
+    rows = [np.asarray(rotate_back(column)) for column in np.ascontiguousarray(A.T)]
+    coupling = np.sqrt(lam) * np.reshape(rows, A.T.shape)
+    return np.block([[P, coupling], [coupling.T, np.diag(lam - 1)]])
 
 
 def _verdict(
@@ -138,35 +166,64 @@ def _margins(
             r = np.linalg.norm(part[1:])
             yield "q", float(min(abs(part[0] - r), abs(part[0] + r)) / np.sqrt(2))
     for size in dims["s"]:
-        part = jnp.asarray(take(size * (size + 1) // 2))
+        part = take(size * (size + 1) // 2)
         if size:
-            matrix = unpack(part, size, structure.psd_order or "lower")
-            yield "s", float(np.abs(np.linalg.eigvalsh(np.asarray(matrix))).min())
+            position, scale = unpacking(size, structure.psd_order or "lower")
+            matrix = part[position] * scale
+            yield "s", float(np.abs(np.linalg.eigvalsh(matrix)).min())
+    cones = _SmallCones(structure, v)
     exponential = ExponentialCone()
-    cones: list[tuple[str, AbstractCone]] = [("ep", exponential)] * dims["ep"]
-    cones += [("ed", exponential.dual())] * dims["ed"]
+    small: list[tuple[str, AbstractCone]] = [("ep", exponential)] * dims["ep"]
+    small += [("ed", exponential.dual())] * dims["ed"]
     for alpha in dims["p"]:
         cone = PowerCone(abs(alpha))
-        cones.append(("p", cone if alpha > 0 else cone.dual()))
-    for key, cone in cones:
+        small.append(("p", cone if alpha > 0 else cone.dual()))
+    for key, cone in small:
         dual = cone.dual() if structure.onto_dual else cone
-        yield key, _small_margin(dual, jnp.asarray(take(3)))
+        yield key, _small_margin(take(3), *cones.at(start - 3, dual))
 
 
-def _small_margin(cone: AbstractCone, v: Float[Array, "3"]) -> float:
+class _SmallCones:
+    """The exponential and the power cones of a structure, at a point."""
+
+    def __init__(self, structure: AbstractQCPStructure, v: np.ndarray):
+        self._v, self._inverse = v, structure.dual_cone.inverse
+        self._problem = None if extension is None else problem_of(structure)
+        if self._problem is not None:
+            self._projection = self._problem.project(v)
+
+    def at(self, start: int, cone: AbstractCone) -> tuple[np.ndarray, _Smoothed]:
+        """The projection onto a cone of `K*` whose first row this is, and the eigenvalues
+        of `D` smoothed, as a function of the parameter.
+        """
+        problem, v = self._problem, self._v
+        if problem is None:
+            part = jnp.asarray(v[start : start + 3])
+
+            def smoothed(mu: float) -> np.ndarray:
+                return np.asarray(cone.smoothed_jacobian(part, mu).eigenvalues)
+
+            return np.asarray(cone.project(part)), smoothed
+        first = start if self._inverse is None else int(self._inverse.value[start])
+
+        def compiled(mu: float) -> np.ndarray:
+            return problem.jacobian(v, mu)[0][first : first + 3]
+
+        return self._projection[start : start + 3], compiled
+
+
+def _small_margin(v: np.ndarray, p: np.ndarray, smoothed: _Smoothed) -> float:
     """Of the exponential and the power cone. Outside the cone and its polar the kinks are
     where the projection or the rest is zero. Inside one of them, the Dikin ellipsoid of
     the barrier tells the distance to its boundary: `D` smoothed by a small `mu` has
     eigenvalues with `mu lam / (1 - lam)` (or its inverse in the polar cone) the squares
     of the axes.
     """
-    p = cone.project(v)
-    size, lengths = float(jnp.linalg.norm(v)), [float(jnp.linalg.norm(p))]
-    lengths.append(float(jnp.linalg.norm(v - p)))
+    size, *lengths = (float(np.linalg.norm(part)) for part in (v, p, v - p))
     if min(lengths) > 1e-12 * size or size == 0:
         return min(lengths)
     mu = 1e-6 * size**2
-    eigenvalues = np.asarray(cone.smoothed_jacobian(v, mu).eigenvalues, np.float64)
+    eigenvalues = smoothed(mu)
     if lengths[0] < lengths[1]:
         eigenvalues = 1 - eigenvalues
     ratios = eigenvalues / np.maximum(1 - eigenvalues, 1e-300)

@@ -43,7 +43,7 @@ from .sparsity import flat_places, SparsityPattern
 MOST_ENTRIES = 2**30
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """Equal cones whose eigen-coordinates follow each other.
 
     - `start`, `cones`, `size`: the first coordinate, how many cones, the size of each.
@@ -66,10 +66,12 @@ class _Block(NamedTuple):
 
     @property
     def dim(self) -> int:
+        """How many rows they take."""
         return self.cones * self.size
 
     @property
     def extra(self) -> int:
+        """How many unknowns their expansion adds."""
         return 0 if self.tau is None else self.dim + 2 * self.cones
 
     @property
@@ -93,6 +95,8 @@ class Assembly:
     - `rows`, `cols`: where its entries are, one of each pair off the diagonal. Those
         with the same place add up.
     - `expanded`: whether the matrix differs from `K`.
+    - `upper`: the entries of the symmetric `P` that it takes.
+    - `blocks`: the equal cones that follow each other.
     - `groups`: a number for each row, the same for those of one cone, which has one unit.
     """
 
@@ -100,22 +104,22 @@ class Assembly:
         self, P: SparsityPattern, A: SparsityPattern, eigenvectors: ProductEigenvectors
     ):
         self.n, m = P.shape[0], A.shape[0]
-        self._upper = as_indices("P", np.flatnonzero(P.rows <= P.cols))
-        self._blocks: list[_Block] = []
+        self.upper = as_indices("P", np.flatnonzero(P.rows <= P.cols))
+        self.blocks: list[Block] = []
         self.order = self.n + m
         for block in _blocks(A, eigenvectors, self.order):
-            self._blocks.append(block)
+            self.blocks.append(block)
             self.order += block.extra
-        self.expanded = any(block.tau is not None for block in self._blocks)
+        self.expanded = any(block.tau is not None for block in self.blocks)
         corner = np.arange(self.n, self.n + m)
-        count = self._upper.size + m + sum(block.places for block in self._blocks)
+        count = self.upper.size + m + sum(block.places for block in self.blocks)
         if count + self.order >= MOST_ENTRIES:
             raise MemoryError(
                 f"K would have {count} entries in a sparse matrix of order "
                 f"{self.order}; expected fewer than 2^30"
             )
-        entries = [(P.rows[self._upper], P.cols[self._upper]), (corner, corner)]
-        for block in self._blocks:
+        entries = [(P.rows[self.upper], P.cols[self.upper]), (corner, corner)]
+        for block in self.blocks:
             entries.extend(_coordinates(block, A, self.n))
         self.rows, self.cols = (
             as_indices(name, np.concatenate(part))
@@ -125,7 +129,7 @@ class Assembly:
         )
 
         groups = [_groups(self.n, eigenvectors)]
-        for block in self._blocks:
+        for block in self.blocks:
             if block.tau is not None:
                 own = groups[0][self.n + block.start :][: block.dim]
                 multipliers = block.tau + block.dim + np.arange(2 * block.cones)
@@ -135,12 +139,12 @@ class Assembly:
     def values(self, kkt: KKTOperator) -> Float[Array, " entries"]:
         """The entries, in the order of `rows` and `cols`."""
         corner = kkt.jacobian.eigenvalues - 1
-        for block in self._blocks:
+        for block in self.blocks:
             if block.tau is not None:
                 own = corner[block.start : block.start + block.dim]
                 own = own.reshape(-1, block.size).at[:, 2:].set(-1).ravel()
                 corner = corner.at[block.start : block.start + block.dim].set(own)
-        parts = [kkt.P.values[self._upper], corner]
+        parts = [kkt.P.values[self.upper], corner]
         for block, eigenvectors in self._pairs(kkt):
             eigenvalues = kkt.jacobian.eigenvalues[block.start : block.start + block.dim]
             parts.extend(_entries(block, kkt.A.values, eigenvalues, eigenvectors))
@@ -181,24 +185,31 @@ class Assembly:
     ) -> Float[Array, " order"]:
         """The shift of the diagonal: `tau` as its cone, multipliers as is said."""
         parts = [shift]
-        for block in self._blocks:
+        for block in self.blocks:
             if block.tau is not None:
                 start = self.n + block.start
                 parts.append(shift[start : start + block.dim])
                 parts.append(jnp.full(2 * block.cones, multipliers, shift.dtype))
         return jnp.concatenate(parts)
 
-    def _pairs(self, kkt: KKTOperator) -> Iterator[tuple[_Block, AbstractEigenvectors]]:
+    def _pairs(self, kkt: KKTOperator) -> Iterator[tuple[Block, AbstractEigenvectors]]:
         blocks = _product(kkt.jacobian.eigenvectors, kkt.jacobian.eigenvalues.size).blocks
-        return zip(self._blocks, blocks, strict=True)
+        return zip(self.blocks, blocks, strict=True)
 
 
 def assemble(kkt: KKTOperator) -> Assembly:
     """The assembly of `kkt`. It depends on patterns and cones only, and is kept."""
     product = _product(kkt.jacobian.eigenvectors, kkt.jacobian.eigenvalues.size)
-    leaves, structure = jax.tree.flatten(product)
+    return assemble_patterns(kkt.P.pattern, kkt.A.pattern, product)
+
+
+def assemble_patterns(
+    P: SparsityPattern, A: SparsityPattern, eigenvectors: ProductEigenvectors
+) -> Assembly:
+    """The assembly for matrices with these patterns, and eigenvectors of these shapes."""
+    leaves, structure = jax.tree.flatten(eigenvectors)
     shapes = tuple(leaf.shape for leaf in leaves)
-    return _assembly(kkt.P.pattern, kkt.A.pattern, structure, shapes)
+    return _assembly(P, A, structure, shapes)
 
 
 @functools.lru_cache(maxsize=32)
@@ -250,7 +261,7 @@ def _groups(n: int, eigenvectors: ProductEigenvectors) -> np.ndarray:
 
 def _blocks(
     A: SparsityPattern, eigenvectors: ProductEigenvectors, order: int
-) -> Iterator[_Block]:
+) -> Iterator[Block]:
     inverse = eigenvectors.inverse
     coordinate = A.rows if inverse is None else inverse.value[A.rows]
     for cone, start, count, size in _cones(eigenvectors):
@@ -267,13 +278,13 @@ def _blocks(
         entry, place, pair, pair_cone, pair_col = (
             as_indices("A", part) for part in (entry, place, pair, pair_cone, pair_col)
         )
-        block = _Block(start, count, size, entry, place, pair, pair_cone, pair_col, tau)
+        block = Block(start, count, size, entry, place, pair, pair_cone, pair_col, tau)
         yield block
         order += block.extra
 
 
 def _coordinates(
-    block: _Block, A: SparsityPattern, n: int
+    block: Block, A: SparsityPattern, n: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows and columns of a block's entries, in the order of `_entries`."""
     first = n + block.start
@@ -294,7 +305,7 @@ def _coordinates(
 
 
 def _entries(
-    block: _Block,
+    block: Block,
     A: Float[Array, " nnz"],
     eigenvalues: Float[Array, " dim"],
     eigenvectors: AbstractEigenvectors,
@@ -320,7 +331,7 @@ def _entries(
 
 
 def _dense(
-    block: _Block,
+    block: Block,
     A: Float[Array, " nnz"],
     roots: Float[Array, " dim"],
     eigenvectors: AbstractEigenvectors,

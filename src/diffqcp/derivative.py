@@ -1,4 +1,4 @@
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, cast, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -7,7 +7,10 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from ._checks import as_vector
+from ._compiled import apply, is_compiled, Linearised
 from ._operators import matrix_from_mv, register_queries
+from ._problem import frames
+from .cones.product import ProductEigenvectors
 from .kkt import Check, KKTOperator
 from .linear_solve import FrozenSolver
 from .structure import AbstractQCPStructure
@@ -66,7 +69,8 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         data = dP, dA, dq, db
         if _is_traced((self, data)):
             return push_forward(self, data, self._check)[0]
-        solution, solved = _forward(self, data)
+        compiled = self._compiled(data, transposed=False)
+        solution, solved = _forward(self, data) if compiled is None else compiled
         return checked(solution, solved, self.throw)
 
     def transpose_mv(self, vector: PyTree[ArrayLike]) -> Data:
@@ -86,8 +90,25 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         cotangents = dx, dy, ds
         if _is_traced((self, cotangents)):
             return _pull(self, cotangents, self._check)[0]
-        data, solved = _backward(self, cotangents)
+        compiled = self._compiled(cotangents, transposed=True)
+        data, solved = _backward(self, cotangents) if compiled is None else compiled
         return checked(data, solved, self.throw)
+
+    def _compiled(self, vector: tuple[Array, ...], transposed: bool) -> Any:
+        """The product by the compiled extension, and whether it was solved; None if it
+        is not for it.
+        """
+        if not is_compiled(self.frozen_solver, *vector):
+            return None
+        D, (factors, shift, singular) = self.kkt.jacobian, self.state
+        K, words = factors.factors
+        basis = cast(ProductEigenvectors, D.eigenvectors)
+        point = Linearised(
+            *(D.eigenvalues, frames(basis), K, words, singular, shift),
+            *(self.kkt.A.values, self.x, self.y),
+        )
+        out, solved = apply(self.structure, self.frozen_solver, point, vector, transposed)
+        return tuple(out), solved
 
     def _check(self, value: Any, solved: Bool[Array, ""]) -> Any:
         """As a part of the solve: outside of it, a test of the solution would not be

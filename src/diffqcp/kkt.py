@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from ._operators import register_queries
@@ -187,6 +188,10 @@ class KKTOperator(lx.AbstractLinearOperator):
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
         """Vectors `[dx; t]` of length `n + m`."""
+        eigenvalues = self.jacobian.eigenvalues
+        if not isinstance(eigenvalues, Tracer):
+            size = self.n + eigenvalues.size
+            return jax.ShapeDtypeStruct((size,), eigenvalues.dtype)
         # Under shard_map, arrays have shardings, which lineax compares too.
         return jax.eval_shape(self.diagonal)
 

@@ -10,17 +10,22 @@ from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, ArrayLike, Float, Real, ScalarLike
 
-from ._checks import as_vector
+from ._checks import as_host_vector, as_vector
+from ._compiled import is_compiled, jvp as compiled_jvp, Task, vjp as compiled_vjp
 from ._differentiate import (
     as_smoothing,
+    compiled_derivative,
     compute_derivative,
     compute_jvp,
     compute_vjp,
     Progress,
+    progress_of,
     repeat,
+    Smoothing,
     Values,
     warn_if_inaccurate,
 )
+from ._methods import quick
 from ._regularity import examine, Regularity
 from .derivative import checked, Solution, SolutionDerivative
 from .linear_solve import select_solver
@@ -58,10 +63,9 @@ class AbstractQCP(eqx.Module):
 
     @property
     def _values(self) -> Values:
-        return Values(
-            self.P_values, self.A_values, self.q, self.b, self.x, self.y, self.s
-        )
+        return _values_of(vars(self))
 
+    @quick
     def derivative(
         self,
         solve_method: str = "auto",
@@ -116,12 +120,17 @@ class AbstractQCP(eqx.Module):
         smoothing: ScalarLike,
         throw: bool,
     ) -> tuple[SolutionDerivative, Progress]:
-        values = self._values
+        structure, values = self.problem_structure, self._values
+        mu = as_smoothing(smoothing)
+        chosen = select_solver(solve_method, solver, values)
+        if is_compiled(chosen, *values, mu):
+            task = Task(structure, chosen, values, polish, _number(mu))
+            return compiled_derivative(task, throw)
         compute = partial(
             compute_derivative,
-            select_solver(solve_method, solver, values),
-            smoothing=as_smoothing(smoothing),
-            structure=self.problem_structure,
+            chosen,
+            smoothing=mu,
+            structure=structure,
             polish=polish,
             throw=throw,
         )
@@ -141,6 +150,7 @@ class AbstractQCP(eqx.Module):
             raise ValueError("regularity: expected known values; call it outside jit")
         return examine(self.problem_structure, self._values)
 
+    @quick
     def jvp(
         self,
         dP: BCOO | BCSR,
@@ -172,25 +182,35 @@ class AbstractQCP(eqx.Module):
         does not fit the structure; otherwise as `derivative`; and, if `throw`, a
         `RuntimeError` if the solve fails or a perturbation is not finite.
         """
-        structure, dtype, values = self.problem_structure, self.x.dtype, self._values
-        data = (
+        structure, values, dtype = self.problem_structure, self._values, self.x.dtype
+        mu = as_smoothing(smoothing)
+        matrices = (
             structure.values("dP", dP, structure.P_pattern, dtype),
             structure.values("dA", dA, structure.A_pattern, dtype),
-            as_vector("dq", dq, structure.n, dtype),
-            as_vector("db", db, structure.m, dtype),
         )
-        compute = partial(
-            compute_jvp,
-            select_solver(solve_method, solver, (values, data)),
-            data=data,
-            smoothing=as_smoothing(smoothing),
-            structure=structure,
-            polish=polish,
-        )
-        solution, progress = repeat(compute, values)
+        vectors = ("dq", dq, structure.n), ("db", db, structure.m)
+        chosen = select_solver(solve_method, solver, (values, matrices, dq, db))
+        if is_compiled(chosen, *values, *matrices, dq, db, mu):
+            data = (*matrices, *(as_host_vector(*vector) for vector in vectors))
+            task = Task(structure, chosen, values, polish, _number(mu))
+            solution, report = compiled_jvp(task, data)
+            progress = progress_of(report, values)
+        else:
+            data = (*matrices, *(as_vector(*vector, dtype) for vector in vectors))
+            compute = partial(
+                compute_jvp,
+                chosen,
+                data=data,
+                smoothing=mu,
+                structure=structure,
+                polish=polish,
+            )
+            solution, progress = repeat(compute, values)
         warn_if_inaccurate(progress)
-        return checked(solution, progress.solved, throw)
+        dx, dy, ds = checked(solution, progress.solved, throw)
+        return dx, dy, ds
 
+    @quick
     def vjp(
         self,
         dx: Real[ArrayLike, " n"],
@@ -221,25 +241,44 @@ class AbstractQCP(eqx.Module):
         otherwise as `derivative`; and, if `throw`, a `RuntimeError` if the solve fails
         or a cotangent is not finite.
         """
-        structure, dtype, values = self.problem_structure, self.x.dtype, self._values
-        cotangents = (
-            as_vector("dx", dx, structure.n, dtype),
-            as_vector("dy", dy, structure.m, dtype),
-            as_vector("ds", ds, structure.m, dtype),
-        )
-        compute = partial(
-            compute_vjp,
-            select_solver(solve_method, solver, (values, cotangents)),
-            cotangents=cotangents,
-            smoothing=as_smoothing(smoothing),
-            structure=structure,
-            polish=polish,
-        )
-        data, progress = repeat(compute, values)
+        parts = vars(self)  # each attribute of a module takes as long as all of these
+        structure, values = parts["problem_structure"], _values_of(parts)
+        mu = as_smoothing(smoothing)
+        n, m = structure.n, structure.m
+        vectors = ("dx", dx, n), ("dy", dy, m), ("ds", ds, m)
+        chosen = select_solver(solve_method, solver, (values, dx, dy, ds))
+        if is_compiled(chosen, *values, dx, dy, ds, mu):
+            cotangents = tuple(as_host_vector(*vector) for vector in vectors)
+            task = Task(structure, chosen, values, polish, _number(mu))
+            data, report = compiled_vjp(task, cotangents)
+            progress = progress_of(report, values)
+        else:
+            compute = partial(
+                compute_vjp,
+                chosen,
+                cotangents=tuple(
+                    as_vector(*vector, values.x.dtype) for vector in vectors
+                ),
+                smoothing=mu,
+                structure=structure,
+                polish=polish,
+            )
+            data, progress = repeat(compute, values)
         warn_if_inaccurate(progress)
         dP, dA, dq, db = checked(data, progress.solved, throw)
         P, A = structure.P_pattern, structure.A_pattern
         return structure.wrap(dP, P), structure.wrap(dA, A), dq, db
+
+
+def _values_of(parts: dict[str, Any]) -> Values:
+    return Values(
+        *(parts["P_values"], parts["A_values"], parts["q"], parts["b"]),
+        *(parts["x"], parts["y"], parts["s"]),
+    )
+
+
+def _number(smoothing: Smoothing) -> float:
+    return 0.0 if smoothing is None else float(smoothing)
 
 
 class HostQCP(AbstractQCP):

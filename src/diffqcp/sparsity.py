@@ -1,6 +1,9 @@
 """Sparse matrices with a static pattern: NumPy indices, JAX values."""
 
+from typing import Any
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -15,32 +18,42 @@ def flat_places(outer: np.ndarray, inner: np.ndarray, length: int) -> np.ndarray
     return outer.astype(np.int64) * length + inner
 
 
-class SparsityPattern(eqx.Module):
-    """Where the stored entries of a matrix are: entry `k` at `(rows[k], cols[k])`."""
+@jax.tree_util.register_static
+class SparsityPattern:
+    """Where the stored entries of a matrix are: entry `k` at `(rows[k], cols[k])`.
 
-    _rows: StaticArray = eqx.field(static=True)
-    _cols: StaticArray = eqx.field(static=True)
-    shape: tuple[int, int] = eqx.field(static=True)
+    Compared by value, and hashed once.
+
+    **Attributes:**
+
+    - `rows`, `cols`: the row and the column of each entry.
+    - `shape`: of the matrix.
+    - `nnz`: how many entries are stored.
+    """
 
     def __init__(self, rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]):
         self._rows = StaticArray(as_indices("rows", rows))
         self._cols = StaticArray(as_indices("cols", cols))
+        self.rows, self.cols = self._rows.value, self._cols.value
         self.shape = shape
+        self.nnz = self.rows.size
 
-    @property
-    def rows(self) -> np.ndarray:
-        """The row of each entry."""
-        return self._rows.value
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SparsityPattern, (self.rows, self.cols, self.shape)
 
-    @property
-    def cols(self) -> np.ndarray:
-        """The column of each entry."""
-        return self._cols.value
+    def __hash__(self) -> int:
+        return hash((self._rows, self._cols, self.shape))
 
-    @property
-    def nnz(self) -> int:
-        """How many entries are stored."""
-        return self.rows.size
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, SparsityPattern) and (
+            (self.shape, self._rows, self._cols)
+            == (other.shape, other._rows, other._cols)
+        )
+
+    def __repr__(self) -> str:
+        return f"SparsityPattern(nnz={self.nnz}, shape={self.shape})"
 
     @property
     def full(self) -> bool:

@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, DTypeLike, Float
 
+from ._arrays import as_jax
 from ._checks import check_real
 from ._static import StaticArray
 from .cones import ProductCone
@@ -35,6 +36,8 @@ class AbstractQCPStructure(abc.ABC):
     - `dims`: the cone `K` as an SCS-style dictionary with all its keys (`K*` if the
         structure was made with `onto_dual=False`).
     - `psd_order`, `onto_dual`: as given.
+    - `P_full`: the pattern of all of the symmetric `P`.
+    - `compiled`: what the compiled extension has made of it; None at first.
     """
 
     n: int
@@ -45,7 +48,8 @@ class AbstractQCPStructure(abc.ABC):
     dims: dict[str, Any]
     psd_order: PSDOrder | None
     onto_dual: bool
-    _P_full: SparsityPattern
+    P_full: SparsityPattern
+    compiled: Any
     _P_source: StaticArray
     _P_weights: StaticArray
     _key: tuple[Any, ...]
@@ -73,8 +77,9 @@ class AbstractQCPStructure(abc.ABC):
                 f"cone_dims: the cones take {cone.dim} rows, but A has {self.m}"
             )
         self.dual_cone = cone.dual() if onto_dual else cone
-        self._P_full, source, weights = self._complete(self.P_pattern)
+        self.P_full, source, weights = self._complete(self.P_pattern)
         self._P_source, self._P_weights = StaticArray(source), StaticArray(weights)
+        self.compiled = None
         self.dims = parse_dims(cone_dims, psd_order)
         self.psd_order, self.onto_dual = psd_order, onto_dual
         dims = tuple((key, tuple(np.ravel(self.dims[key]))) for key in sorted(self.dims))
@@ -83,12 +88,15 @@ class AbstractQCPStructure(abc.ABC):
         self._hash = hash(self._key)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Hashes of strings, types and bytes differ from one process to the next.
-        return {name: part for name, part in vars(self).items() if name != "_hash"}
+        # Hashes of strings, types and bytes differ from one process to the next, and so
+        # does what is compiled.
+        own = ("_hash", "compiled")
+        return {name: part for name, part in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, part in state.items():
             setattr(self, name, part)
+        self.compiled = None
         self._hash = hash(self._key)
 
     def __hash__(self) -> int:
@@ -110,13 +118,18 @@ class AbstractQCPStructure(abc.ABC):
         )
 
     @property
+    def P_source(self) -> np.ndarray:
+        """The stored entry that each one of the symmetric `P` comes from."""
+        return self._P_source.value
+
+    @property
     def P_weights(self) -> np.ndarray:
         """How many entries of the symmetric `P` each stored one stands for."""
         return self._P_weights.value
 
     def P_matrix(self, values: Float[Array, " nnzP"]) -> SparseMatrix:
         """All of the symmetric `P`, from its stored values."""
-        return SparseMatrix(values[self._P_source.value], self._P_full)
+        return SparseMatrix(values[self.P_source], self.P_full)
 
     def A_matrix(self, values: Float[Array, " nnzA"]) -> SparseMatrix:
         """`A`, from its stored values."""
@@ -421,18 +434,16 @@ class QCPStructureGPU(AbstractQCPStructure):
 @functools.lru_cache(maxsize=64)
 def _bcoo(pattern: SparsityPattern) -> tuple[Any, list[Array]]:
     indices = np.stack([pattern.rows, pattern.cols], axis=1)
-    with jax.ensure_compile_time_eval():
-        parts = jnp.zeros(pattern.nnz), jnp.asarray(indices)
-        return _without_values(BCOO(parts, shape=pattern.shape, unique_indices=True))
+    parts = as_jax(np.zeros(pattern.nnz)), as_jax(indices)
+    return _without_values(BCOO(parts, shape=pattern.shape, unique_indices=True))
 
 
 @functools.lru_cache(maxsize=64)
 def _bcsr(pattern: SparsityPattern) -> tuple[Any, list[Array]]:
     counts = np.bincount(pattern.rows, minlength=pattern.shape[0])
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    with jax.ensure_compile_time_eval():
-        parts = jnp.zeros(pattern.nnz), jnp.asarray(pattern.cols), jnp.asarray(indptr)
-        return _without_values(BCSR(parts, shape=pattern.shape, unique_indices=True))
+    parts = as_jax(np.zeros(pattern.nnz)), as_jax(pattern.cols), as_jax(indptr)
+    return _without_values(BCSR(parts, shape=pattern.shape, unique_indices=True))
 
 
 def _without_values(matrix: BCOO | BCSR) -> tuple[Any, list[Array]]:

@@ -36,12 +36,18 @@ def unpack(
     vector: Float[Array, " d"], size: int, order: PSDOrder
 ) -> Float[Array, "size size"]:
     """The inverse of `pack`."""
+    position, scale = unpacking(size, order)
+    return vector[position] * jnp.asarray(scale, vector.dtype)
+
+
+def unpacking(size: int, order: PSDOrder) -> tuple[np.ndarray, np.ndarray]:
+    """Where each entry of a matrix is in its packed triangle, and what it is times."""
     rows, cols = triangle(size, order)
     position = np.zeros((size, size), int)
     position[rows, cols] = position[cols, rows] = np.arange(rows.size)
     scale = np.full((size, size), np.sqrt(0.5))
     np.fill_diagonal(scale, 1.0)
-    return vector[position] * jnp.asarray(scale, vector.dtype)
+    return position, scale
 
 
 class PSDEigenvectors(AbstractEigenvectors):

@@ -28,10 +28,16 @@ class NativeFactorisation(AbstractFactorisation):
 
     - `fill`: how many numbers the factor has.
     - `operations`: how many multiplications a factorisation takes.
+    - `plan`, `source`: the result of the symbolic phase, and the entry that each one of
+        the factor's own order comes from.
+    - `groups`: as given.
     """
 
     fill: int
     operations: float
+    plan: np.ndarray
+    source: np.ndarray
+    groups: np.ndarray
 
     def __init__(
         self,
@@ -55,10 +61,10 @@ class NativeFactorisation(AbstractFactorisation):
             order, as_indices("rows", rows), as_indices("cols", cols)
         )
         self.order = order
-        self._plan = np.frombuffer(plan, np.int32)
-        self._source = np.frombuffer(source, np.int32)
+        self.plan = np.frombuffer(plan, np.int32)
+        self.source = np.frombuffer(source, np.int32)
         own = np.arange(order) if groups is None else groups
-        self._groups = as_indices("groups", own)
+        self.groups = as_indices("groups", own)
 
     def factorise(
         self,
@@ -78,9 +84,9 @@ class NativeFactorisation(AbstractFactorisation):
         call = jax.ffi.ffi_call(
             "diffqcp_ldl_factorise", results, vmap_method="expand_dims"
         )
-        values = values[self._source]
+        values = values[self.source]
         options = {"adapt": adapt, "well_posed": well_posed}
-        factor, singular = call(self._plan, self._groups, values, shift, **options)
+        factor, singular = call(self.plan, self.groups, values, shift, **options)
         return (values, factor), singular
 
     def is_definite(
@@ -108,7 +114,7 @@ class NativeFactorisation(AbstractFactorisation):
         )
         call = jax.ffi.ffi_call("diffqcp_ldl_solve", results, vmap_method="expand_dims")
         z, error, steps = call(
-            self._plan,
+            self.plan,
             *factors,
             singular,
             vector,

@@ -6,11 +6,11 @@ from weakref import WeakKeyDictionary
 
 import cvxpy as cp
 import jax
-import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse as sp
 
+from ..._arrays import as_jax
 from ..._differentiate import is_inaccurate, warn_if_inaccurate
 from ..._search import RESCUE
 from ...qcp import HostQCP
@@ -207,8 +207,8 @@ def _solved_again(qcp: HostQCP) -> HostQCP:
 def _qcp(parametric: ParametricForm, form: ConicForm) -> HostQCP:
     structure = parametric.structure
     P, A, q, b = parametric.data()
-    P_matrix = structure.wrap(jnp.asarray(P), structure.P_pattern)
-    A_matrix = structure.wrap(jnp.asarray(A), structure.A_pattern)
+    P_matrix = structure.wrap(as_jax(np.array(P)), structure.P_pattern)
+    A_matrix = structure.wrap(as_jax(np.array(A)), structure.A_pattern)
     return HostQCP(P_matrix, A_matrix, q, b, form.x, form.y, form.s, structure)
 
 

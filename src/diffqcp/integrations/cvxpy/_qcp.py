@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
-from jax.experimental.sparse import BCOO, BCSR
 
 from ...cones.psd import PSDOrder
 from ...qcp import DeviceQCP, HostQCP
 from ...structure import QCPStructureCPU, QCPStructureGPU
-from ._conversions import cone_dims
+from ._conversions import as_bcoo, as_bcsr, cone_dims
 
 
 def host_qcp(problem: cp.Problem) -> HostQCP:
@@ -37,7 +36,7 @@ def host_qcp(problem: cp.Problem) -> HostQCP:
     changed since the solve. Warns if the solver calls its solution inaccurate.
     """
     form = conic_form(problem)
-    P, A = BCOO.from_scipy_sparse(sp.triu(form.P)), BCOO.from_scipy_sparse(form.A)
+    P, A = as_bcoo(sp.triu(form.P)), as_bcoo(form.A)
     structure = QCPStructureCPU(P, A, form.cone_dims, psd_order=form.psd_order)
     return HostQCP(P, A, form.q, form.b, form.x, form.y, form.s, structure)
 
@@ -48,8 +47,7 @@ def device_qcp(problem: cp.Problem) -> DeviceQCP:
     Otherwise as [`diffqcp.integrations.cvxpy.host_qcp`][], with the same errors.
     """
     form = conic_form(problem)
-    P = BCSR.from_scipy_sparse(sp.csr_array(form.P))
-    A = BCSR.from_scipy_sparse(sp.csr_array(form.A))
+    P, A = as_bcsr(form.P), as_bcsr(form.A)
     structure = QCPStructureGPU(P, A, form.cone_dims, psd_order=form.psd_order)
     return DeviceQCP(P, A, form.q, form.b, form.x, form.y, form.s, structure)
 

@@ -1,0 +1,69 @@
+// The maps from perturbations of the data to right-hand sides, and back: what the Python
+// module diffqcp.derivative does around the linear system.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "system.hpp"
+
+namespace diffqcp {
+
+// A perturbation of the data, or its gradient.
+template <typename Number>
+struct Data {
+  Number *P, *A, *q, *b;
+};
+
+// A solution, its perturbation, or its cotangent.
+template <typename Number>
+struct Solution {
+  Number *x, *y, *s;
+};
+
+// (dx, dy, ds), and whether the system was solved. `A` is that of the system.
+inline bool push_forward(const Problem& problem, System& system, const double* A,
+                         const double* x, const double* y, const Data<const double>& change,
+                         const Solution<double>& out) {
+  std::vector<double> r1(problem.n, 0.0), r2(change.b, change.b + problem.m);
+  problem.add_P(change.P, x, r1.data());
+  problem.A.add_transposed(change.A, y, r1.data());
+  for (Index j = 0; j < problem.n; ++j) r1[j] = -(r1[j] + change.q[j]);
+  for (size_t k = 0; k < problem.A.count(); ++k)
+    r2[problem.A.rows[k]] -= change.A[k] * x[problem.A.cols[k]];
+  const Answer answer = system.solve(r1.data(), r2.data());
+  std::copy(answer.w.begin(), answer.w.end(), out.x);
+  std::copy(answer.u.begin(), answer.u.end(), out.y);
+  for (size_t k = 0; k < problem.A.count(); ++k)
+    r2[problem.A.rows[k]] -= A[k] * answer.w[problem.A.cols[k]];
+  std::copy(r2.begin(), r2.end(), out.s);
+  return answer.solved;
+}
+
+// The upper part of the right-hand side of the transposed map; the lower one is that of y.
+inline std::vector<double> adjoint_system(const Problem& problem, const double* A,
+                                          const Solution<const double>& cotangent) {
+  std::vector<double> upper(cotangent.x, cotangent.x + problem.n);
+  for (size_t k = 0; k < problem.A.count(); ++k)
+    upper[problem.A.cols[k]] -= A[k] * cotangent.s[problem.A.rows[k]];
+  return upper;
+}
+
+// (dP, dA, dq, db) from the solution of the adjoint system.
+inline void pull_back(const Problem& problem, const double* x, const double* y,
+                      const Solution<const double>& cotangent, const Answer& answer,
+                      const Data<double>& out) {
+  const double* w = answer.w.data();
+  for (Index k = 0; k < problem.m; ++k) out.b[k] = cotangent.s[k] + answer.u[k];
+  for (Index j = 0; j < problem.n; ++j) out.q[j] = -w[j];
+  const auto& [A_rows, A_cols] = problem.A;
+  for (size_t k = 0; k < A_rows.size(); ++k)
+    out.A[k] = -y[A_rows[k]] * w[A_cols[k]] - out.b[A_rows[k]] * x[A_cols[k]];
+  const auto& [P_rows, P_cols] = problem.P;
+  for (size_t k = 0; k < P_rows.size(); ++k) {
+    const Index i = P_rows[k], j = P_cols[k];
+    out.P[k] = -problem.weights[k] * (w[i] * x[j] + x[i] * w[j]) / 2;
+  }
+}
+
+}  // namespace diffqcp

@@ -1,0 +1,295 @@
+// Whole derivatives of a QCP at a solution, after Newton steps as long as they help: what
+// the Python module diffqcp._differentiate computes with JAX, with the same steps and the
+// same tests.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "derivative.hpp"
+
+namespace diffqcp {
+
+struct Given {
+  Data<const double> data;
+  Solution<const double> solution;
+};
+
+// How a derivative came about: see the Python class Progress.
+struct Report {
+  bool solved;
+  double error;
+};
+
+// D at a point: see Jacobian.
+struct Spectral {
+  std::vector<double> lam, frames;
+};
+
+// D v, which is the projection of v, as projections are homogeneous.
+inline std::vector<double> projection(const Problem& problem, const Jacobian& D,
+                                      const double* v) {
+  std::vector<double> coordinates = problem.cone.rotate_back(D.frames, v), y(problem.m);
+  for (Index k = 0; k < problem.m; ++k) coordinates[k] *= D.lam[k];
+  problem.cone.rotate(D.frames, coordinates, y.data());
+  return y;
+}
+
+// A QCP around a point, linearised and factorised. The arrays are for others to keep.
+class Linearised {
+ public:
+  // Where a nonnegative row has no bound, A is zero, and the row is 0 <= 1. `known` is D
+  // there, or null.
+  Linearised(const Problem& problem, const Options& options, double smoothing,
+             const Given& given, const std::vector<double>& x,
+             const std::vector<double>& y, const std::vector<double>& s,
+             const Spectral* known)
+      : lam(problem.m), frames(problem.cone.frame),
+        values(static_cast<size_t>(problem.pattern().entries)),
+        factor(Factor::size(problem.pattern())), shift(problem.n + problem.m),
+        A(given.data.A, given.data.A + problem.A.count()),
+        b(given.data.b, given.data.b + problem.m), x(x), y(problem.m), s(problem.m),
+        dual(given.data.q, given.data.q + problem.n), primal(problem.m),
+        system(problem, options, {lam.data(), frames.data(), values.data(), factor.data(),
+                                  false}) {
+    std::vector<double> v(problem.m);
+    for (Index k = 0; k < problem.m; ++k) v[k] = y[k] - s[k];
+    drop_rows_without_bound(problem, v);
+    if (known == nullptr) {
+      problem.cone.jacobian(v.data(), smoothing, lam.data(), frames.data());
+    } else {
+      std::copy(known->lam.begin(), known->lam.end(), lam.begin());
+      std::copy(known->frames.begin(), known->frames.end(), frames.begin());
+    }
+    this->y = projection(problem, {lam.data(), frames.data()}, v.data());
+    for (Index k = 0; k < problem.m; ++k) {
+      this->s[k] = this->y[k] - v[k];
+      primal[k] = this->s[k] - b[k];
+    }
+    problem.add_P(given.data.P, x.data(), dual.data());
+    problem.A.add_transposed(A.data(), this->y.data(), dual.data());
+    problem.A.add_product(A.data(), x.data(), primal.data());
+    // A NaN, as comparisons hide it, is to make all of the derivative NaN.
+    double poison = 0;
+    for (double entry : dual) poison += 0 * entry;
+    for (double entry : primal) poison += 0 * entry;
+    for (double entry : x) poison += 0 * entry;
+    for (double& eigenvalue : lam) eigenvalue += poison;
+    system.factorise(given.data.P, A.data(), values.data(), shift.data());
+  }
+
+  // What a semismooth Newton step on P x + A'Pi(v) + q = 0, A x + Pi(v) - v = b solves for.
+  std::pair<std::vector<double>, std::vector<double>> newton() const {
+    std::vector<double> upper = dual, lower = primal;
+    for (double& entry : upper) entry = -entry;
+    for (double& entry : lower) entry = -entry;
+    return {std::move(upper), std::move(lower)};
+  }
+
+  std::vector<double> lam, frames, values, factor, shift;
+  std::vector<double> A, b;          // with a bound everywhere
+  std::vector<double> x, y, s;       // with y the projection of y - s
+  std::vector<double> dual, primal;  // the residuals
+  System system;
+
+ private:
+  void drop_rows_without_bound(const Problem& problem, std::vector<double>& v) {
+    const Index first = problem.zero, end = first + problem.rays;
+    const auto none = [&](Index k) {
+      return k >= first && k < end && b[k] == std::numeric_limits<double>::infinity();
+    };
+    bool any = false;
+    for (Index k = first; k < end && !any; ++k) any = none(k);
+    if (!any) return;
+    for (size_t k = 0; k < problem.A.count(); ++k)
+      if (none(problem.A.rows[k])) A[k] = 0;
+    for (Index k = first; k < end; ++k)
+      if (none(k)) {
+        b[k] = 1;
+        v[k] = -1;
+      }
+  }
+};
+
+// The differentiation of one QCP. It is used once.
+class Differentiation {
+ public:
+  Differentiation(const Problem& problem, const Options& options, bool polish,
+                  double smoothing, const Given& given)
+      : problem_(problem), options_(options), polish_(polish && smoothing == 0),
+        smoothing_(smoothing), given_(given),
+        x_(given.solution.x, given.solution.x + problem.n),
+        y_(given.solution.y, given.solution.y + problem.m),
+        s_(given.solution.s, given.solution.s + problem.m) {}
+
+  Report vjp(const Solution<const double>& cotangent, const Data<double>& out) {
+    Report report;
+    Answer answer;
+    // Neither right-hand side needs the solution of the other, and the first point is
+    // usually the last one, but for curved cones.
+    const bool at_once = problem_.zero + problem_.rays == problem_.m;
+    const auto adjoint = [&](Linearised& point) {
+      return adjoint_system(problem_, point.A.data(), cotangent);
+    };
+    const auto solve = [&](Linearised& point) {
+      if (!at_once) return newton_step(point);
+      const std::vector<double> upper = adjoint(point);
+      const auto [newton_upper, newton_dual] = point.newton();
+      auto [own, step] = point.system.solve_both(upper.data(), cotangent.y,
+                                                 newton_upper.data(), newton_dual.data());
+      answer = std::move(own);
+      return std::move(step);
+    };
+    const auto point = settle(solve, &report);
+    if (!polish_ || !at_once)
+      answer = point->system.solve(adjoint(*point).data(), cotangent.y);
+    report.solved = answer.solved;
+    pull_back(problem_, x_.data(), y_.data(), cotangent, answer, out);
+    return report;
+  }
+
+  Report jvp(const Data<const double>& change, const Solution<double>& out) {
+    Report report;
+    const auto point = linearise(&report);
+    report.solved = push_forward(problem_, point->system, point->A.data(), x_.data(),
+                                 y_.data(), change, out);
+    return report;
+  }
+
+  // The point where the derivative is taken.
+  std::unique_ptr<Linearised> linearise(Report* report) {
+    return settle([&](Linearised& point) { return newton_step(point); }, report);
+  }
+
+  // The solution there.
+  const std::vector<double>& x() const { return x_; }
+  const std::vector<double>& y() const { return y_; }
+
+ private:
+  static constexpr int kMostRepeats = 10;
+
+  static Answer newton_step(Linearised& point) {
+    const auto [upper, dual] = point.newton();
+    return point.system.solve(upper.data(), dual.data());
+  }
+
+  // Newton steps, as long as they improve the solution. `solve` returns the step at a
+  // point.
+  template <typename Solve>
+  std::unique_ptr<Linearised> settle(const Solve& solve, Report* report) {
+    Spectral next;
+    next.lam.resize(problem_.m);
+    next.frames.resize(problem_.cone.frame);
+    for (int repeat = 0;; ++repeat) {
+      auto point = std::make_unique<Linearised>(problem_, options_, smoothing_, given_, x_,
+                                                y_, s_, repeat == 0 ? nullptr : &next);
+      *report = {true, 0};
+      if (!polish_) {
+        // The solution as it is given, but for rows without a bound.
+        for (Index k = problem_.zero; k < problem_.zero + problem_.rays; ++k)
+          if (std::isinf(given_.data.b[k])) y_[k] = 0;
+        return point;
+      }
+      const Answer step = solve(*point);
+      report->solved = step.solved;
+      const bool last = repeat == kMostRepeats;
+      if (!improve(*point, step, last, next, &report->error)) return point;
+    }
+  }
+
+  // The best solution whose D is that of `point`, after a Newton step. Unless this is the
+  // last one, whether the step leads to a better one, where the derivative is to be taken
+  // instead, with `next` for D.
+  bool improve(const Linearised& point, const Answer& step, bool last, Spectral& next,
+               double* error) {
+    std::vector<double> v(problem_.m), moved_x = point.x, moved_s(problem_.m);
+    for (Index k = 0; k < problem_.m; ++k)
+      v[k] = point.y[k] + step.u[k] - point.s[k] + point.primal[k];
+    problem_.A.add_product(point.A.data(), step.w.data(), v.data());
+    problem_.cone.jacobian(v.data(), 0, next.lam.data(), next.frames.data());
+    std::vector<double> moved_y =
+        projection(problem_, {next.lam.data(), next.frames.data()}, v.data());
+    for (Index k = 0; k < problem_.m; ++k) moved_s[k] = moved_y[k] - v[k];
+    for (Index j = 0; j < problem_.n; ++j) moved_x[j] += step.w[j];
+
+    const double before = error_of(point, point.x, point.y, point.s);
+    const double after = error_of(point, moved_x, moved_y, moved_s);
+    const bool better = after < before && before > 100 * options_.epsilon;
+    const bool again = better && !kept(point, moved_y, moved_s) && !wild(point, v);
+    const bool taken = better && !(again && last);
+    x_ = taken ? std::move(moved_x) : point.x;
+    y_ = taken ? std::move(moved_y) : point.y;
+    s_ = taken ? std::move(moved_s) : point.s;
+    *error = taken ? after : before;
+    return again && !last;
+  }
+
+  // Whether D stays the same: in zero and nonnegative cones it depends on signs only.
+  bool kept(const Linearised& point, const std::vector<double>& y,
+            const std::vector<double>& s) const {
+    if (problem_.zero + problem_.rays != problem_.m) return false;
+    for (Index k = 0; k < problem_.m; ++k)
+      if ((y[k] > s[k]) != (point.y[k] > point.s[k])) return false;
+    return true;
+  }
+
+  // In other cones a v that moves by more than a tenth is one of rounding errors, at a
+  // kink, where the new D would be no better than the old one.
+  bool wild(const Linearised& point, const std::vector<double>& v) const {
+    Index start = problem_.zero + problem_.rays;
+    for (Index length : problem_.lengths) {
+      double largest = 0, change = 0;
+      for (Index k = start; k < start + length; ++k) {
+        const double old = point.y[k] - point.s[k];
+        largest = std::max(largest, std::abs(old));
+        change = std::max(change, std::abs(v[k] - old));
+      }
+      if (change > 0.1 * largest) return true;
+      start += length;
+    }
+    return false;
+  }
+
+  // The largest residual over the largest term: the Python function relative_error.
+  double error_of(const Linearised& point, const std::vector<double>& x,
+                  const std::vector<double>& y, const std::vector<double>& s) const {
+    double size = 0, residual = 0, poison = 0;
+    const auto grow = [](double& largest, double value) {
+      largest = std::max(largest, std::abs(value));
+    };
+    const auto end = [&](double value) {
+      grow(residual, value);
+      poison += 0 * value;
+    };
+    std::vector<double> Px(problem_.n, 0.0), pulled(problem_.n, 0.0), Ax(problem_.m, 0.0);
+    problem_.add_P(given_.data.P, x.data(), Px.data());
+    problem_.A.add_transposed(point.A.data(), y.data(), pulled.data());
+    problem_.A.add_product(point.A.data(), x.data(), Ax.data());
+    for (Index j = 0; j < problem_.n; ++j) {
+      const double q = given_.data.q[j];
+      for (double term : {Px[j], pulled[j], q}) grow(size, term);
+      end(Px[j] + pulled[j] + q);
+    }
+    for (Index k = 0; k < problem_.m; ++k) {
+      grow(size, Ax[k]);
+      // Where a constraint is not active, b and s may be as large as one likes.
+      if (y[k] != 0) {
+        grow(size, point.b[k]);
+        grow(size, s[k]);
+      }
+      end(Ax[k] + s[k] - point.b[k]);
+    }
+    return (residual == 0 ? 0 : residual / (size > 0 ? size : 1)) + poison;
+  }
+
+  const Problem& problem_;
+  Options options_;
+  bool polish_;
+  double smoothing_;
+  Given given_;
+  std::vector<double> x_, y_, s_;
+};
+
+}  // namespace diffqcp

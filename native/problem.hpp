@@ -1,0 +1,249 @@
+// What a family of QCPs shares, as the Python classes AbstractQCPStructure and Assembly
+// have it: sizes, patterns, cones, and how K is put together. It is made once and never
+// changes, so any number of threads may use it.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cones/exponential.hpp"
+#include "cones/nonneg.hpp"
+#include "cones/power.hpp"
+#include "cones/product.hpp"
+#include "cones/psd.hpp"
+#include "cones/soc.hpp"
+#include "cones/zero.hpp"
+
+namespace diffqcp {
+
+// A matrix by its entries. Those with the same place add up.
+struct Places {
+  Indices rows, cols;
+
+  size_t count() const { return rows.size(); }
+
+  // y += A x, and y += A'x.
+  void add_product(const double* A, const double* x, double* y) const {
+    for (size_t k = 0; k < rows.size(); ++k) y[rows[k]] += A[k] * x[cols[k]];
+  }
+  void add_transposed(const double* A, const double* x, double* y) const {
+    for (size_t k = 0; k < rows.size(); ++k) y[cols[k]] += A[k] * x[rows[k]];
+  }
+};
+
+// Equal cones whose coordinates follow each other, as the Python class Block. Where `tau`
+// is not negative it is expanded.
+struct Block {
+  Index start, cones, size, tau;
+  Indices entry, place, pair, pair_cone, pair_col;
+  Indices by_pair, pair_start;  // the places in `entry`, pair after pair
+
+  Index dim() const { return cones * size; }
+  Index extra() const { return tau < 0 ? 0 : dim() + 2 * cones; }
+  size_t places() const {
+    if (size == 1) return entry.size();
+    if (tau < 0) return pair_col.size() * size;
+    return 2 * pair_col.size() + 3 * static_cast<size_t>(dim()) + entry.size();
+  }
+};
+
+// The names of the cones, as the Python module diffqcp._problem numbers them.
+enum class Kind { kZero, kFree, kRay, kSecondOrder, kPSD, kExponential, kPower };
+
+struct Problem {
+  Index n, m, zero, rays, order;
+  Places P, A;                   // as they are stored
+  std::vector<double> weights;   // how many entries of P each stored one stands for
+  Indices upper;                 // the stored entry for each of the upper triangle
+  Indices lengths;               // of the cones that follow the rays
+  ProductCone cone;              // K*
+  std::vector<Block> blocks;     // one for each factor
+  Indices plan, source, groups;  // of the factorisation
+  Lapack lapack;
+
+  // The numbers that the constructor takes, in this order.
+  enum Part {
+    kSizes, kPRows, kPCols, kPWeights, kUpper, kARows, kACols, kLengths, kCones, kRows,
+    kBlocks, kEntry, kPlace, kPair, kPairCone, kPairCol, kPlan, kSource, kGroups, kParts
+  };
+
+  // Throws std::invalid_argument if these parts do not fit together.
+  Problem(std::vector<Indices> parts, const std::vector<double>& exponents, Lapack linear)
+      : lapack(linear) {
+    need(parts.size() == kParts && parts[kSizes].size() == 6, "sizes");
+    const Indices& sizes = parts[kSizes];
+    n = sizes[0], m = sizes[1], zero = sizes[2], rays = sizes[3], order = sizes[4];
+    need(n >= 0 && m >= 0 && zero >= 0 && rays >= 0 && zero + rays <= m, "sizes");
+    P = {std::move(parts[kPRows]), std::move(parts[kPCols])};
+    A = {std::move(parts[kARows]), std::move(parts[kACols])};
+    weights.assign(parts[kPWeights].begin(), parts[kPWeights].end());
+    upper = std::move(parts[kUpper]);
+    lengths = std::move(parts[kLengths]);
+    check(P, n, n, "P");
+    check(A, m, n, "A");
+    need(weights.size() == P.count(), "P");
+    check(upper, static_cast<int64_t>(P.count()), "P");
+    int64_t rest = zero + rays;
+    for (Index length : lengths) need(length > 0 && (rest += length) <= m, "lengths");
+    need(rest == m, "lengths");
+    add_cones(parts[kCones], exponents, sizes[5] != 0);
+    cone.rows = std::move(parts[kRows]);
+    std::vector<char> seen(m, 0);
+    check(cone.rows, m, "rows");
+    for (Index row : cone.rows) need(!seen[row]++, "rows");
+    need(cone.rows.empty() || cone.rows.size() == static_cast<size_t>(m), "rows");
+    add_blocks(parts);
+    plan = std::move(parts[kPlan]);
+    source = std::move(parts[kSource]);
+    groups = std::move(parts[kGroups]);
+    need(is_plan(plan.data(), static_cast<int64_t>(plan.size())), "plan");
+    need(pattern().n == order && static_cast<size_t>(pattern().entries) == source.size(),
+         "plan");
+    check(source, static_cast<int64_t>(entries()), "source");
+    check(groups, order, "groups");
+    need(groups.size() == static_cast<size_t>(order), "groups");
+  }
+
+  Pattern pattern() const { return Pattern(plan.data()); }
+
+  // How many values the assembled K has.
+  size_t entries() const {
+    size_t count = upper.size() + m;
+    for (const Block& block : blocks) count += block.places();
+    return count;
+  }
+
+  // The symmetric part of P times x is added to y.
+  void add_P(const double* values, const double* x, double* y) const {
+    for (size_t k = 0; k < P.count(); ++k) {
+      const double half = values[k] * weights[k] / 2;
+      y[P.rows[k]] += half * x[P.cols[k]];
+      y[P.cols[k]] += half * x[P.rows[k]];
+    }
+  }
+
+ private:
+  static void need(bool condition, const char* name) {
+    if (!condition)
+      throw std::invalid_argument(std::string(name) + ": does not fit the other parts");
+  }
+
+  static void check(const Indices& indices, int64_t end, const char* name) {
+    for (Index index : indices) need(index >= 0 && index < end, name);
+  }
+
+  static void check(const Places& places, Index height, Index width, const char* name) {
+    need(places.rows.size() == places.cols.size(), name);
+    check(places.rows, height, name);
+    check(places.cols, width, name);
+  }
+
+  // Of each factor the kind of cone, negative for the dual of one, its size, and how many
+  // there are.
+  void add_cones(const Indices& table, const std::vector<double>& exponents, bool upper) {
+    need(table.size() % 3 == 0, "cones");
+    size_t next = 0;
+    for (size_t k = 0; k < table.size(); k += 3) {
+      const bool dual = table[k] < 0;
+      const Kind kind = static_cast<Kind>(std::abs(table[k]));
+      const Index size = table[k + 1], count = table[k + 2];
+      need(size > 0 && size <= m && count > 0 && count <= m, "cones");
+      std::vector<std::unique_ptr<const Cone>> cones;
+      for (Index j = 0; j < count; ++j) {
+        const bool power = kind == Kind::kPower;
+        need(!power || next < exponents.size(), "exponents");
+        cones.push_back(make(kind, dual, size, power ? exponents[next++] : 0, upper));
+        need(cone.dim + int64_t{cones.back()->dim()} * (j + 1) <= m, "cones");
+      }
+      cone.add(std::move(cones));
+    }
+    need(cone.dim == m && next == exponents.size(), "cones");
+  }
+
+  std::unique_ptr<const Cone> make(Kind kind, bool dual, Index size, double alpha,
+                                   bool upper) const {
+    switch (kind) {
+      case Kind::kZero:
+        return std::make_unique<ZeroCone>(size);
+      case Kind::kFree:
+        return std::make_unique<FreeCone>(size);
+      case Kind::kRay:
+        return std::make_unique<NonnegativeCone>(size);
+      case Kind::kSecondOrder:
+        need(size >= 2, "cones");
+        return std::make_unique<SecondOrderCone>(size);
+      case Kind::kPSD:
+        need(int64_t{size} * (size + 1) / 2 <= m, "cones");
+        return std::make_unique<PSDCone>(size, upper, lapack);
+      case Kind::kExponential:
+        if (dual) return std::make_unique<Dual<ExponentialCone>>(ExponentialCone());
+        return std::make_unique<ExponentialCone>();
+      case Kind::kPower:
+        need(alpha > 0 && alpha < 1, "exponents");
+        if (dual) return std::make_unique<Dual<PowerCone>>(PowerCone(alpha));
+        return std::make_unique<PowerCone>(alpha);
+    }
+    need(false, "cones");
+    return nullptr;
+  }
+
+  // Of each block where it is expanded to, and how many entries and pairs it has.
+  void add_blocks(const std::vector<Indices>& parts) {
+    const Indices& table = parts[kBlocks];
+    need(table.size() == 3 * cone.factors.size(), "blocks");
+    size_t entry = 0, pair = 0;
+    int64_t end = int64_t{n} + m;
+    const auto part = [&](Part which, size_t start, Index count) {
+      const Indices& all = parts[which];
+      need(count >= 0 && start + count <= all.size(), "blocks");
+      return Indices(all.begin() + start, all.begin() + start + count);
+    };
+    for (size_t k = 0; k < cone.factors.size(); ++k) {
+      const Repeated& factor = cone.factors[k];
+      const bool straight = factor.first().frame() == 0;
+      const Index count = static_cast<Index>(factor.cones.size());
+      const Index size = straight ? 1 : factor.first().dim();
+      Block block{factor.start, straight ? count * factor.first().dim() : count,
+                  size,         table[3 * k],
+                  {},           {},
+                  {},           {},
+                  {},           {},
+                  {}};
+      const Index entries = table[3 * k + 1], pairs = table[3 * k + 2];
+      block.entry = part(kEntry, entry, entries);
+      block.place = part(kPlace, entry, entries);
+      block.pair = part(kPair, entry, entries);
+      block.pair_cone = part(kPairCone, pair, pairs);
+      block.pair_col = part(kPairCol, pair, pairs);
+      entry += entries;
+      pair += pairs;
+      check(block.entry, static_cast<int64_t>(A.count()), "entry");
+      check(block.place, block.dim(), "place");
+      check(block.pair, pairs, "pair");
+      check(block.pair_cone, block.cones, "pair");
+      check(block.pair_col, n, "pair");
+      for (Index e = 0; e < entries; ++e)
+        need(block.pair_cone[block.pair[e]] == block.place[e] / size, "pair");
+      need(block.tau < 0 || (block.tau == end && size > 2), "blocks");
+      end += block.extra();
+      sort_by_pair(block);
+      blocks.push_back(std::move(block));
+    }
+    need(end == order, "blocks");
+  }
+
+  static void sort_by_pair(Block& block) {
+    block.pair_start.assign(block.pair_col.size() + 1, 0);
+    for (Index pair : block.pair) ++block.pair_start[pair + 1];
+    for (size_t k = 1; k < block.pair_start.size(); ++k)
+      block.pair_start[k] += block.pair_start[k - 1];
+    Indices next = block.pair_start;
+    block.by_pair.resize(block.entry.size());
+    for (size_t e = 0; e < block.entry.size(); ++e)
+      block.by_pair[next[block.pair[e]]++] = static_cast<Index>(e);
+  }
+};
+
+}  // namespace diffqcp
