@@ -112,7 +112,7 @@ class Refinement {
   // is equilibrated, C K C with C = diag(scale): small rows pass for zero in others.
   double distance(const Rank& rank, const std::vector<double>& scale) const {
     if (!rank.singular) return rank.fair() ? 0 : 1;
-    const Tolerances tolerances{1e-14, 0, 50};
+    const Tolerances tolerances{1e-14, 0, 50, false};
     const int steps = steps_of_removal(rank.rate, tolerances);
     if (steps == 0) return 1;
     std::vector<double> part, product(n_);

@@ -90,7 +90,10 @@ class System {
     const bool uneven = singular && !rank.even;
     const NullSpace null_space =
         uneven ? refinement.null_space(rank, tolerances) : NullSpace();
-    refinement.solve<C>(rank, uneven ? &null_space : nullptr, tolerances, z, outcome);
+    if (pattern_.n > 0 && std::isnan(rank.rate))  // K is not finite
+      unsolved<C>(z, outcome);
+    else
+      refinement.solve<C>(rank, uneven ? &null_space : nullptr, tolerances, z, outcome);
     *error = 0;
     Numbers solution(pattern_.n);
     for (int c = 0; c < C; ++c) {

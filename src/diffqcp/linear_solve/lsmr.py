@@ -74,13 +74,22 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
         scale = 1 if state.scale is None else state.scale
         right = scale * vector
 
+        def multiply(w: Array) -> Array:
+            return scale * state.operator.mv(scale * w)
+
         def unfinished(carry: Any) -> Array:
-            _, _, ratio, error, count, _ = carry
+            _, _, ratio, error, count, _, _ = carry
             return (error > 100 * eps) & (ratio < 1) & (count < _REPEATS)
 
         def improve(carry: Any) -> Any:
-            w, last, _, _, count, steps = carry
-            residual = right - scale * state.operator.mv(scale * w)
+            w, last, _, _, count, steps, size_K = carry
+            residual = right - multiply(w)
+            # What is left may be in the null space, up to rounding errors.
+            image, size = (
+                jnp.linalg.norm(part) for part in (multiply(residual), residual)
+            )
+            null = (count > 0) & (image <= 100 * eps * size_K * size)
+            residual = jnp.where(null, 0, residual)
             change, result, stats = self._run(state, residual, self.rtol, options)
             w = w + change
             length, size = (jnp.linalg.norm(scale * part) for part in (change, w))
@@ -92,12 +101,13 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
             error = jnp.where(count > 0, error, first)
             # A failure ends the iteration.
             ratio = jnp.where(result == lx.RESULTS.successful, ratio, jnp.inf)
-            return w, length, ratio, error, count + 1, steps + stats["num_steps"]
+            size_K = jnp.where(count > 0, size_K, stats["norm_A"].astype(right.dtype))
+            return w, length, ratio, error, count + 1, steps + stats["num_steps"], size_K
 
         zero = 0 * right
-        infinite = jnp.linalg.norm(zero) + jnp.inf
-        start = zero, infinite, 0 * zero[:1].sum(), infinite, 0, jnp.asarray(0)
-        w, _, _, error, _, steps = jax.lax.while_loop(unfinished, improve, start)
+        nothing = zero[:1].sum()
+        start = zero, nothing, nothing, nothing + jnp.inf, 0, jnp.asarray(0), nothing
+        w, _, _, error, _, steps, _ = jax.lax.while_loop(unfinished, improve, start)
         result = lx.RESULTS.where(
             error > eps**0.5, lx.RESULTS.max_steps_reached, lx.RESULTS.successful
         )
