@@ -22,7 +22,7 @@ TORCH_TESTS = [
 # The oldest versions that pyproject.toml claims.
 LOWEST = [
     *("jax==0.10.0", "jaxlib==0.10.0", "equinox==0.13.7", "lineax==0.1.1"),
-    *("jaxtyping==0.3.2", "clarabel==0.11.1", "cvxpy==1.8.0", "scs==3.2.7.post2"),
+    *("jaxtyping==0.3.2", "clarabel==0.11.1", "cvxpy==1.9.0", "scs==3.2.7.post2"),
 ]
 
 
