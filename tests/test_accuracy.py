@@ -346,7 +346,7 @@ def test_single_precision():
     residual = np.max(np.abs(np.einsum("kij,kj->ki", Q, found.x) + pulled + q), axis=1)
     sizes = np.max(np.abs(found.x), axis=1) * np.max(np.abs(Q), axis=(1, 2))
     sizes += np.max(np.abs(found.y), axis=1) * np.max(np.abs(rows), axis=(1, 2)) + 1
-    assert np.max(residual / sizes) < 1e-5  # the limit for float32: 1.4e-5
+    assert np.max(residual / sizes) < 1.4e-5  # what counts as solved in float32
 
 
 def entropy():
