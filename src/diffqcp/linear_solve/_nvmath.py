@@ -4,6 +4,7 @@ import threading
 import weakref
 from typing import Any
 
+import jax
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Array, Float
@@ -44,9 +45,8 @@ class NvmathFactorisation(AbstractInverse):
         self, factor: Float[Array, " nnz"], vector: Float[Array, " N"]
     ) -> Float[Array, " N"]:
         """By `DirectSolver`."""
-        return host_callback(
-            self._solve, vector, factor, vector, vmap_method="sequential"
-        )
+        shape = jax.ShapeDtypeStruct(vector.shape, vector.dtype)
+        return host_callback(self._solve, shape, factor, vector, vmap_method="sequential")
 
     def _solve(self, factor: Array, vector: Array) -> np.ndarray:
         matrix, right = np.array(factor), np.array(vector)

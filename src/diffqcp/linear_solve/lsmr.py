@@ -71,6 +71,7 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
     ) -> tuple[Float[Array, " N"], lx.RESULTS, dict[str, Any]]:
         """Runs `lineax.LSMR`, and again on what is left of the vector."""
         eps = float(jnp.finfo(vector.dtype).eps)
+        enough = max(100 * eps, self.rtol or 0)
         scale = 1 if state.scale is None else state.scale
         right = scale * vector
 
@@ -79,7 +80,7 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
 
         def unfinished(carry: Any) -> Array:
             _, _, ratio, error, count, _, _ = carry
-            return (error > 100 * eps) & (ratio < 1) & (count < _REPEATS)
+            return (error > enough) & (ratio < 1) & (count < _REPEATS)
 
         def improve(carry: Any) -> Any:
             w, last, _, _, count, steps, size_K = carry
@@ -109,7 +110,9 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
         start = zero, nothing, nothing, nothing + jnp.inf, 0, jnp.asarray(0), nothing
         w, _, _, error, _, steps, _ = jax.lax.while_loop(unfinished, improve, start)
         result = lx.RESULTS.where(
-            error > eps**0.5, lx.RESULTS.max_steps_reached, lx.RESULTS.successful
+            error > max(enough, eps**0.5),
+            lx.RESULTS.max_steps_reached,
+            lx.RESULTS.successful,
         )
         stats = {"num_steps": steps, "error": error, "max_steps": self._most(right.size)}
         return scale * w, result, stats
