@@ -453,9 +453,9 @@ class Refinement {
 // E. If that does not help, they may be of all sizes, and K regular all the same, which a
 // shift of the size of rounding errors shows. If the rows of K are of very different sizes,
 // and small ones may have passed for zero, the same with a shift that follows them, which
-// is kept if it makes things clear. Returns
-// what is known of K at the shift taken. If K is known to be regular, nothing of this. If K
-// is not finite, nothing is computed, and the rate is NaN.
+// is kept if it makes things clear. Returns what is known of K at the shift taken. If K is
+// known to be regular, nothing of this. If K is not finite, nothing is computed, and the
+// rate is NaN.
 inline Refinement::Rank factorise_with_shift(const Pattern& K,
                                              const Factorisation& factorisation,
                                              const double* values, const Index* groups,

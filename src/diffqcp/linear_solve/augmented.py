@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._static import as_indices
-from ..cones._base import IdentityEigenvectors
-from ..cones.product import ProductEigenvectors, RepeatedEigenvectors
+from ..assembly import row_groups
 from ..kkt import KKTOperator
 from ..sparsity import flat_places, SparseMatrix, SparsityPattern
 from .auto import AutoSolver
@@ -176,16 +175,8 @@ def _blocks(operator: KKTOperator) -> _Blocks:
     """
     A, product = operator.A.pattern, operator.jacobian.eigenvectors
     m = A.shape[0]
-    parts: list[np.ndarray] = []
-    if isinstance(product, ProductEigenvectors):
-        for part, dim in zip(product.blocks, product.dims, strict=True):
-            size = dim
-            if isinstance(part, IdentityEigenvectors):
-                size = 1
-            elif isinstance(part, RepeatedEigenvectors):
-                size = dim // part.count
-            parts.append(np.repeat(size, dim // size))
-    sizes = np.concatenate(parts) if parts else np.repeat(m, min(m, 1))
+    # Those of one cone follow each other.
+    _, sizes = np.unique(row_groups(operator)[operator.n :], return_counts=True)
     block = np.repeat(np.arange(sizes.size), sizes)
     within = np.arange(m) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     rows: Any = getattr(product, "rows", None)
