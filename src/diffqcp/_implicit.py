@@ -32,13 +32,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ._differentiate import linearise, Smoothing, Values
+from ._differentiate import Point, Smoothing, Values
 from ._search import search
 from ._sharding import vary_together
 from .cones import ConeJacobian
 from .derivative import Data, Solution
 from .forward import AbstractForwardSolver, Found
-from .kkt import KKTOperator
 from .linear_solve import FrozenSolver
 from .structure import AbstractQCPStructure
 
@@ -106,19 +105,18 @@ def _tangents(
     r2 = db - dA_matrix.mv(x)
 
     constants = jax.lax.stop_gradient((*data, *solution))  # NaN, where there is none
-    solver = extras.solver
-    linearised = linearise(structure, Values(*constants), solver.thaw(), extras.smoothing)
-    kkt, state = linearised.kkt, linearised.state
-    bent = None if extras.smoothing is None else kkt.jacobian
+    point = Point(structure, extras.solver, Values(*constants), extras.smoothing)
+    bent = None if extras.smoothing is None else point.jacobian
+    A_constant = constants[1]
 
     def multiply(unknowns: Array) -> Array:
         return _multiply(unknowns, P, A, y - s, bent, structure=structure)
 
     def solve(_: Any, right: Array) -> Array:
-        return _solve(right, kkt, state, solver, transposed=False)
+        return _solve(right, point, A_constant, transposed=False)
 
     def solve_transposed(_: Any, right: Array) -> Array:
-        return _solve(right, kkt, state, solver, transposed=True)
+        return _solve(right, point, A_constant, transposed=True)
 
     # One vector, since JAX wants all of a right-hand side to be linear, and not a part.
     right = jnp.concatenate([-r1, r2, jnp.zeros_like(r2)])
@@ -159,16 +157,15 @@ def _multiply(
 
 
 @partial(jax.jit, static_argnames="transposed")
-def _solve(
-    right: Array, kkt: KKTOperator, state: Any, solver: FrozenSolver, *, transposed: bool
-) -> Array:
-    """The solution of the system with that matrix, or its transpose, by `kkt`. A
-    right-hand side of zero has a solution of zero, where there is no other, too.
+def _solve(right: Array, point: Point, A: Array, *, transposed: bool) -> Array:
+    """The solution of the system with that matrix, or its transpose. A right-hand side of
+    zero has a solution of zero, where there is no other, too.
     """
-    a, c, e = _split(right, kkt.n)
-    upper, dual = a - kkt.A.transpose_mv(e), c if transposed else c - e
-    w, u, _ = kkt.solve(upper, dual, solver.thaw(), state)
-    h = c - kkt.A.mv(w)
+    A_matrix = point.structure.A_matrix(A)
+    a, c, e = _split(right, point.structure.n)
+    upper, dual = a - A_matrix.transpose_mv(e), c if transposed else c - e
+    w, u, _ = point.solve(upper, dual)
+    h = c - A_matrix.mv(w)
     parts = jnp.concatenate([w, e + u, h - u if transposed else h])
     return jnp.where(jnp.any(right != 0), parts, 0)
 

@@ -16,7 +16,9 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
+from . import _traced
 from ._accuracy import accurate_error, all_finite
+from ._compiled import in_programs
 from ._convexity import is_convex
 from ._newton import newton
 from ._scaling import equilibrate, Scaling
@@ -31,7 +33,7 @@ from .forward import (
     Start,
     Status,
 )
-from .linear_solve import FrozenSolver
+from .linear_solve import AutoSolver, FrozenSolver
 from .structure import AbstractQCPStructure
 
 
@@ -109,11 +111,19 @@ def _prepare(
     """Unless `scaled`, the units are those of the data."""
     finite = all_finite(data)
     data = jax.tree.map(lambda part: jnp.where(finite, part, 0), data)
-    scaling = equilibrate(structure, data)
     if not scaled:
-        scaling = jax.tree.map(jnp.ones_like, scaling)
+        _, _, q, b = data
+        one = jnp.ones_like(q, shape=())
+        scaling = Scaling(jnp.ones_like(q), jnp.ones_like(b), one)
+    elif in_programs(AutoSolver(), data[2].dtype):
+        call = _traced.Call(structure, AutoSolver())
+        data, units = _traced.equilibrate(call, data)
+        scaling = Scaling(*units)
+    else:
+        scaling = equilibrate(structure, data)
+        data = scaling.data(structure, data)
     start = None if start is None else scaling.scale(start)
-    return _Prepared(scaling.data(structure, data), start, scaling, finite)
+    return _Prepared(data, start, scaling, finite)
 
 
 def _begin(
