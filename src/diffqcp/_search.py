@@ -228,16 +228,13 @@ def search_batch(
     if prepared.start is not None:
         first = Start(prepared.start, ~np.asarray(prepared.finite))
     found = forward.solve_batch(structure, prepared.data, first)
-    begin = _begin_batch(structure, prepared, found)
-    best = _polish_batch(structure, prepared, begin, solver, max_steps)
+    best, concluded = _settle_batch(structure, prepared, found, solver, max_steps)
     settled = np.asarray(best.settled)
     if other is not None and not settled.all():
-        x, y, s = (jnp.asarray(part) for part in best.found[:3])
+        x, y, s = best.found[:3]
         found = other.solve_batch(structure, prepared.data, Start((x, y, s), settled))
-        begin = best._replace(found=Found(*(jnp.asarray(part) for part in found)))
-        new = _polish_batch(structure, prepared, begin, solver, max_steps)
-        best = _choose_batch(best, new)
-    return _conclude_batch(prepared, best)
+        concluded = _improve_batch(structure, prepared, best, found, solver, max_steps)
+    return concluded
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -250,24 +247,37 @@ def _prepare_batch(
 
 
 @partial(jax.jit, static_argnums=(0, 4))
-def _polish_batch(
+def _settle_batch(
     structure: AbstractQCPStructure,
     prepared: Any,
-    begin: Any,
+    found: Any,
+    solver: FrozenSolver,
+    max_steps: int,
+) -> tuple[Any, Any]:
+    """What the forward solver has found, polished; and the solutions if that is all."""
+
+    def settle(prepared: _Prepared, found: Found) -> tuple[Candidate, Found]:
+        begin = _begin(structure, prepared, found)
+        new = polish(structure, prepared.data, begin.found, solver.thaw(), max_steps)
+        best = _choose(begin, new)
+        return best, _conclude(prepared, best)
+
+    return jax.vmap(settle)(prepared, found)
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def _improve_batch(
+    structure: AbstractQCPStructure,
+    prepared: Any,
+    best: Any,
+    found: Any,
     solver: FrozenSolver,
     max_steps: int,
 ) -> Any:
-    def improve(prepared: _Prepared, begin: Candidate) -> Candidate:
-        new = polish(structure, prepared.data, begin.found, solver.thaw(), max_steps)
-        return _choose(begin._replace(error=jnp.inf * jnp.ones_like(new.error)), new)
+    """The solutions, with those that another solver has found."""
 
-    return jax.vmap(improve)(prepared, begin)
+    def improve(prepared: _Prepared, best: Candidate, found: Found) -> Found:
+        new = polish(structure, prepared.data, found, solver.thaw(), max_steps)
+        return _conclude(prepared, _choose(best, new))
 
-
-@partial(jax.jit, static_argnums=0)
-def _begin_batch(structure: AbstractQCPStructure, prepared: Any, found: Any) -> Any:
-    return jax.vmap(partial(_begin, structure))(prepared, found)
-
-
-_choose_batch = jax.jit(jax.vmap(_choose))
-_conclude_batch = jax.jit(jax.vmap(_conclude))
+    return jax.vmap(improve)(prepared, best, found)
