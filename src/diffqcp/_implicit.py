@@ -33,13 +33,13 @@ import numpy as np
 from jaxtyping import Array
 
 from ._differentiate import linearise, Smoothing, Values
-from ._search import search
+from ._search import search, shared_space
 from ._sharding import vary_together
 from .cones import ConeJacobian
 from .derivative import Data, Solution
 from .forward import AbstractForwardSolver, Found
 from .kkt import KKTOperator
-from .linear_solve import FrozenSolver
+from .linear_solve import DenseRange, FrozenSolver
 from .structure import AbstractQCPStructure
 
 
@@ -106,8 +106,12 @@ def _tangents(
     r2 = db - dA_matrix.mv(x)
 
     constants = jax.lax.stop_gradient((*data, *solution))  # NaN, where there is none
-    solver = extras.solver
-    linearised = linearise(structure, Values(*constants), solver.thaw(), extras.smoothing)
+    solver, options = extras.solver, {}
+    if isinstance(solver.thaw(), DenseRange):
+        options["shared"] = shared_space(structure, constants[:4])
+    linearised = linearise(
+        structure, Values(*constants), solver.thaw(), extras.smoothing, options
+    )
     kkt, state = linearised.kkt, linearised.state
     bent = None if extras.smoothing is None else kkt.jacobian
 

@@ -26,8 +26,8 @@ class InteriorPoint(AbstractForwardSolver):
 
     Where `P` is positive definite, `x` and the multipliers of equalities are eliminated,
     once, with `O((n + m)^2 n)` operations; an iteration then takes a Cholesky
-    factorisation of the order of the number of inequalities. This is followed by the exact
-    solution for the constraints that are active. Tiny problems, those with many more
+    factorisation of the order of the number of inequalities. This is followed by the
+    exact solution for the constraints that are active. Tiny problems, those with many more
     rows than variables, and where the elimination fails, take Mehrotra's
     predictor-corrector method with the reduced system
 
@@ -91,7 +91,7 @@ class InteriorPoint(AbstractForwardSolver):
             status = jnp.where(best, Status.SOLVED, status)
             return new._replace(status=status.astype(jnp.int32))
 
-        if _eliminates(structure):
+        if eliminates(structure):
             space = RangeSpace.of(P, A)
             found = _by_elimination(problem, space, self.max_iter, tol, accept)
 
@@ -150,9 +150,9 @@ class _State(NamedTuple):
     error: Float[Array, ""]
 
 
-def _eliminates(structure: AbstractQCPStructure) -> bool:
-    """Whether to try the range space first. A batch of tiny problems is faster without
-    LAPACK; with many more rows than variables each iteration is.
+def eliminates(structure: AbstractQCPStructure) -> bool:
+    """Whether `InteriorPoint` tries the range space first. A batch of tiny problems is
+    faster without LAPACK; with many more rows than variables each iteration is.
     """
     n, m = structure.n, structure.m
     return max(n, m) > _MOST_SWEEPS and 2 * m <= 5 * n

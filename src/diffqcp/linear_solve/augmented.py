@@ -6,6 +6,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from .._definite import is_semidefinite
 from .._static import as_indices
 from ..assembly import row_groups
 from ..kkt import KKTOperator
@@ -78,7 +79,7 @@ class Augmented(lx.AbstractLinearSolver[AugmentedState]):
         gamma = jnp.where(bent, gamma, most)
         convex, dense = jnp.asarray(False), operator.P.pattern.full
         if dense:
-            convex = _is_semidefinite(operator.P.as_matrix(), size)
+            convex = is_semidefinite(operator.P.as_matrix(), jnp.where(size > 0, size, 1))
             gamma = jnp.where(convex, 0, gamma)
         else:
             gamma = jnp.where(_blocks(operator).covered, gamma, 0)
@@ -136,14 +137,6 @@ class Augmented(lx.AbstractLinearSolver[AugmentedState]):
     def assume_full_rank(self) -> bool:
         """As the inner solver."""
         return self.inner.assume_full_rank()
-
-
-def _is_semidefinite(P: Float[Array, "n n"], size: Float[Array, ""]) -> Bool[Array, ""]:
-    """Up to rounding errors."""
-    n = P.shape[0]
-    shift = 100 * n * float(jnp.finfo(P.dtype).eps) * jnp.where(size > 0, size, 1)
-    factor = jnp.linalg.cholesky(P + shift * jnp.eye(n, dtype=P.dtype))
-    return jnp.all(jnp.isfinite(factor))
 
 
 def _dense(operator: KKTOperator, weights: Float[Array, " m"]) -> SparseMatrix:
