@@ -91,6 +91,7 @@ def linearise(
     values: Values,
     solver: lx.AbstractLinearSolver,
     smoothing: Smoothing = None,
+    options: dict[str, Any] | None = None,
 ) -> Linearised:
     """`K`, factorised, and the right-hand side of a semismooth Newton step on
 
@@ -98,6 +99,10 @@ def linearise(
 
     Its system is that of `diffqcp.kkt`, with the residuals for `r1` and `-r2`. For a QP
     whose active set is right, the step ends at the exact solution.
+
+    **Arguments:**
+
+    - `options`: those of the solver's `init`.
     """
     x, v = values.x, values.y - values.s
     P, A = structure.P_matrix(values.P), structure.A_matrix(values.A)
@@ -114,7 +119,7 @@ def linearise(
     poison = 0 * sum(jnp.vdot(part, part) for part in (dual_residual, primal_residual, x))
     kkt = KKTOperator(P, A, jacobian.map(lambda eigenvalues: eigenvalues + poison))
     # The rules of lineax take the state for a constant.
-    state = solver.init(jax.lax.stop_gradient(kkt), {})
+    state = solver.init(jax.lax.stop_gradient(kkt), options or {})
     return Linearised(kkt, state, (x, y, y - v), (-dual_residual, -primal_residual))
 
 
@@ -131,13 +136,15 @@ class Point(eqx.Module):
         solver: FrozenSolver,
         values: Values,
         smoothing: Smoothing,
+        options: dict[str, Any],
     ):
+        """**Arguments:** as for `linearise`."""
         self.structure, self.solver = structure, solver
         if in_programs(solver.rest.value, values.x.dtype):
             mu = 0.0 if smoothing is None else smoothing
             self.state = _traced.linearise(self._call, values, mu)
         else:
-            linearised = linearise(structure, values, solver.thaw(), smoothing)
+            linearised = linearise(structure, values, solver.thaw(), smoothing, options)
             self.state = linearised.kkt, linearised.state
 
     @property

@@ -33,12 +33,12 @@ import numpy as np
 from jaxtyping import Array
 
 from ._differentiate import Point, Smoothing, Values
-from ._search import search
+from ._search import search, shared_space
 from ._sharding import vary_together
 from .cones import ConeJacobian
 from .derivative import Data, Solution
 from .forward import AbstractForwardSolver, Found
-from .linear_solve import FrozenSolver
+from .linear_solve import DenseRange, FrozenSolver
 from .structure import AbstractQCPStructure
 
 
@@ -105,7 +105,11 @@ def _tangents(
     r2 = db - dA_matrix.mv(x)
 
     constants = jax.lax.stop_gradient((*data, *solution))  # NaN, where there is none
-    point = Point(structure, extras.solver, Values(*constants), extras.smoothing)
+    options = {}
+    if isinstance(extras.solver.thaw(), DenseRange):
+        options["shared"] = shared_space(structure, constants[:4])
+    values = Values(*constants)
+    point = Point(structure, extras.solver, values, extras.smoothing, options)
     bent = None if extras.smoothing is None else point.jacobian
     A_constant = constants[1]
 

@@ -21,6 +21,7 @@ from ._accuracy import accurate_error, all_finite
 from ._compiled import in_programs
 from ._convexity import is_convex
 from ._newton import newton
+from ._range_space import RangeSpace
 from ._scaling import equilibrate, Scaling
 from ._sharding import vary_together
 from .derivative import Data, Solution
@@ -34,6 +35,7 @@ from .forward import (
     Status,
 )
 from .linear_solve import AutoSolver, FrozenSolver
+from .linear_solve.dense_range import SharedSpace
 from .structure import AbstractQCPStructure
 
 
@@ -124,6 +126,17 @@ def _prepare(
         data = scaling.data(structure, data)
     start = None if start is None else scaling.scale(start)
     return _Prepared(data, start, scaling, finite)
+
+
+def shared_space(structure: AbstractQCPStructure, data: Data) -> SharedSpace:
+    """What of a dense problem the interior-point method makes in `search`, for the
+    derivative: in one program the compiler makes it once.
+    """
+    prepared = _prepare(structure, data, None, True)
+    P, A, _, _ = prepared.data
+    P, A = structure.P_matrix(P).as_matrix(), structure.A_matrix(A).as_matrix()
+    scaling = prepared.scaling
+    return SharedSpace(RangeSpace.of(P, A), scaling.cols, scaling.rows)
 
 
 def _begin(

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 from ._checks import as_numbers, as_vector
 from .dense import QCPStructureDense
 from .forward import AbstractForwardSolver, InteriorPoint
+from .forward.interior_point import eliminates
+from .linear_solve import DenseRange
 from .solver import QCPSolution, QCPSolver
 
 
@@ -36,7 +38,8 @@ def solve_qp(
     - `Q`: shape `(n, n)`; the symmetric part counts. `q`: shape `(n,)`.
     - `A`, `b`: shapes `(p, n)` and `(p,)`; `p` may be 0, or both None.
     - `G`, `h`: shapes `(k, n)` and `(k,)`; `k` may be 0, or both None.
-    - `forward`: the forward solver; [`diffqcp.InteriorPoint`][] by default.
+    - `forward`: the forward solver; [`diffqcp.InteriorPoint`][] by default. Then, unless
+        the problem is tiny, the derivative takes the factorisations of the solution.
     - `options`: as for [`diffqcp.QCPSolver`][]: `solve_method`, `solver`, `polish`,
         `smoothing`, `throw`. `polish=False, throw=False` is fastest: no callback, and no
         Newton step after the interior-point method, whose solutions are good to 1e-10.
@@ -53,7 +56,10 @@ def solve_qp(
     with jax.numpy_dtype_promotion("standard"):
         rows, bounds = jnp.concatenate([A, G]), jnp.concatenate([b, h])
     structure = QCPStructureDense(Q, rows, {"z": A.shape[0], "l": G.shape[0]})
-    forward = InteriorPoint() if forward is None else forward
+    if forward is None:
+        forward = InteriorPoint()
+        if not {"solver", "solve_method"} & set(options) and eliminates(structure):
+            options["solver"] = DenseRange()
     return QCPSolver(structure, forward=forward, **options)(Q, rows, q, bounds)
 
 
