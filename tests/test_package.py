@@ -17,7 +17,8 @@ import diffqcp
 
 ROOT = Path(diffqcp.__file__).parent
 # The demo needs its own extra, and runs when imported as a script; _ldl is compiled;
-# _spineax and _nvmath need a GPU; _tornado needs matplotlib. Two more are there if their packages are.
+# _spineax and _nvmath need a GPU; _tornado needs matplotlib. Two more are there if their
+# packages are.
 LEFT_OUT = (".__main__", "._demo", "._ldl", "._spineax", "._nvmath", "._tornado")
 MODULES = [
     info.name

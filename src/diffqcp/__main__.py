@@ -1,4 +1,6 @@
-"""`python -m diffqcp`: the demo, see `diffqcp._demo`."""
+"""`python -m diffqcp`: the demo, see `diffqcp._demo`; `python -m diffqcp check`: whether
+the installation works, see `diffqcp._check`.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -9,7 +11,7 @@ _DEMO_EXTRA = ("matplotlib", "rich", "sklearn")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the demo.
+    """Runs the demo or the check.
 
     **Arguments:**
 
@@ -21,10 +23,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "through its solution, with diffqcp.",
     )
     parser.add_argument(
+        "command",
+        nargs="?",
+        choices=("demo", "check"),
+        default="demo",
+        help="demo, the default, or check: versions, devices, one gradient",
+    )
+    parser.add_argument(
         "--output", type=Path, default=Path("diffqcp-demo.png"), help="the plot (PNG)"
     )
     parser.add_argument("--steps", type=int, default=30, help="the most descent steps")
     options = parser.parse_args(arguments)
+    if options.command == "check":
+        from ._check import check
+
+        parser.exit(0 if check() else 1)
     if options.steps < 1:
         parser.error(f"--steps: expected at least 1, got {options.steps}")
     if not options.output.absolute().parent.is_dir():
