@@ -38,9 +38,8 @@ def check(show: Callable[[str], Any] = print) -> bool:
     show(f"compiled extension: {_extension()}")
     error = max(_error(jitted=False), _error(jitted=True))
     right = error <= 1e-12
-    show(
-        f"a gradient against its closed form: {'' if right else 'WRONG, '}error {error:.0e}"
-    )
+    verdict = "right" if right else "WRONG"
+    show(f"a gradient against its closed form: {verdict}, error {error:.0e}")
     return right
 
 
