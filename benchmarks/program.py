@@ -2,10 +2,10 @@
 
     python -m benchmarks.program [--size 10000]
 
-A chain with a tridiagonal Hessian, an inequality for each pair of neighbours, nearly all
-of them active. The budget of a gradient is three times the evaluation of the second
-derivatives of the Lagrangian and the derivatives of the constraints, plus one iteration of
-Clarabel on the local QP. One thread; medians of calls that take turns.
+A chain with a tridiagonal Hessian, and an inequality for each pair of neighbours, all of
+them active. The budget of a gradient is three times the evaluation of the second
+derivatives of the Lagrangian and of the derivatives of the constraints, plus one
+iteration of Clarabel on the local QP. One thread; medians of calls that take turns.
 """
 
 import argparse
