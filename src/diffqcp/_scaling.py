@@ -1,6 +1,6 @@
 """Problems in units of their own, so that solvers and tolerances see numbers near one."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
