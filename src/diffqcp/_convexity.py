@@ -31,7 +31,7 @@ def is_convex(
         entries = jnp.zeros(n, P.dtype).at[pattern.rows].set(P)
         return jnp.all(-shift <= entries + added)
     if pattern.full:
-        return is_semidefinite(P.reshape(n, n) + added * jnp.eye(n, dtype=P.dtype), 1)
+        return is_semidefinite(P.reshape(n, n) + added * jnp.eye(n, dtype=P.dtype), 1.0)
     if jax.default_backend() != "cpu":
         return jnp.asarray(True)
     weights = np.where(pattern.rows == pattern.cols, 1, structure.P_weights / 2)
