@@ -52,7 +52,7 @@ from .run import environment
 def linear(n: int, m: int) -> Problem:
     """An LP at a vertex: `m` of the variables are positive."""
     rng = np.random.default_rng(1)
-    A = sp.vstack([rng.normal(size=(m, n)) / np.sqrt(n), -sp.eye_array(n)])
+    A: Any = sp.vstack([rng.normal(size=(m, n)) / np.sqrt(n), -sp.eye_array(n)])
     positive = rng.permutation(n) < m
     margins = rng.uniform(0.5, 1.5, size=n)
     x, y = np.where(positive, margins, 0), np.where(positive, 0, margins)
@@ -64,7 +64,7 @@ def ball(n: int, m: int) -> Problem:
     """A linear objective over the part of a ball in a subspace."""
     rng = np.random.default_rng(2)
     head = sp.csc_array((1, n))
-    A = sp.vstack([rng.normal(size=(m, n)) / np.sqrt(n), head, -sp.eye_array(n)])
+    A: Any = sp.vstack([rng.normal(size=(m, n)) / np.sqrt(n), head, -sp.eye_array(n)])
     x = rng.normal(size=n) / np.sqrt(n)
     r = np.linalg.norm(x)
     y = np.concatenate([rng.normal(size=m), [r], -x])

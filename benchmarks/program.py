@@ -47,8 +47,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=200)
     options = parser.parse_args()
     n = options.size
-    chain = sp.diags_array([1.0, 1.0, 1.0], offsets=[-1, 0, 1], shape=(n, n))
-    pairs = sp.diags_array([1.0, 1.0], offsets=[0, 1], shape=(n - 1, n))
+    chain = sum(sp.eye_array(n, k=k) for k in (-1, 0, 1))
+    pairs = sum(sp.eye_array(n - 1, n, k=k) for k in (0, 1))
     program = diffqcp.Program(
         *(objective, constraints, {"l": n - 1}),
         hessian_pattern=chain,
