@@ -160,7 +160,7 @@ def try_wheel(
     session: nox.Session, python: str, wheel: pathlib.Path, versions: list[str]
 ) -> None:
     """Installs it where no compiler is on the path, and tests it with its README."""
-    home = pathlib.Path(session.create_tmp()) / "fresh"
+    home = pathlib.Path(session.create_tmp()).resolve() / "fresh"
     shutil.rmtree(home, ignore_errors=True)
     session.run(python, "-m", "venv", str(home), external=True)
     env = {"PATH": str(home / "bin")}

@@ -285,3 +285,23 @@ def test_no_solution():
         kept = torch.where(solved, found, 0) if pick == "where" else found[solved]
         kept.sum().backward()
         np.testing.assert_allclose(w.grad, 0, atol=1e-9)
+
+
+# PyTorch warns of what it looks at itself while it compiles.
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+@pytest.mark.parametrize("shape", [(3,), (4, 3)])
+def test_under_torch_compile(shape):
+    """PyTorch compiles what is around the layer. Closed form: x = max(p, 0)."""
+    layer = shrinkage()
+    p = torch.linspace(-1, 2, int(np.prod(shape)), dtype=torch.float64).reshape(shape)
+    p.requires_grad_()
+
+    @torch.compile(backend="eager")
+    def loss(p):
+        return (torch.sin(layer(p)[0]) ** 2).sum()
+
+    value = loss(p)
+    value.backward()
+    x = p.detach().clamp(min=0)
+    np.testing.assert_allclose(value.item(), (torch.sin(x) ** 2).sum(), atol=1e-10)
+    np.testing.assert_allclose(p.grad, torch.sin(2 * x), rtol=0, atol=1e-8)

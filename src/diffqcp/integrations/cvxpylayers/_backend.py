@@ -1,7 +1,8 @@
 """The solver object for cvxpylayers."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,19 @@ from ...forward import AbstractForwardSolver, Newton, Status
 from ...solver import QCPSolver
 from ._batches import BatchSizes, filled, remember
 from ._form import differentiate_batch, LayerForm, LayerSolution, solve_on_host
+
+
+def _outside_dynamo(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that `torch.compile` does not look into: what it calls is JAX."""
+
+    @functools.wraps(method)
+    def call(*arguments: Any) -> Any:
+        # Whoever calls this has it.
+        import torch  # pyright: ignore[reportMissingImports]
+
+        return torch.compiler.disable(method)(*arguments)
+
+    return call
 
 
 class DiffQCP(SolverInterface):
@@ -176,6 +190,7 @@ class DiffQCP(SolverInterface):
         if np.issubdtype(self._dtype, np.complexfloating):
             raise TypeError(f"params: expected real numbers, got dtype {self._dtype}")
 
+    @_outside_dynamo
     def solve_torch_batch(
         self,
         P: Any,
@@ -197,6 +212,7 @@ class DiffQCP(SolverInterface):
             x, y = x.astype(dtype), y.astype(dtype)
         return _to_torch(x, q), _to_torch(y, q), saved
 
+    @_outside_dynamo
     def derivative_torch_batch(
         self, dprimal: Any, ddual: Any, saved_state: Any
     ) -> tuple[Any, Any, Any]:
