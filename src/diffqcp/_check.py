@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
@@ -66,8 +67,8 @@ def _error(jitted: bool) -> float:
     """
     with jax.enable_x64(True):
         point, x = np.array([0.5, 0.4, -1.0]), np.array([0.55, 0.45, 0.0])
-        P = BCOO.fromdense(np.eye(3))
-        A = BCOO.fromdense(np.concatenate([np.ones((1, 3)), -np.eye(3)]))
+        P = BCOO.fromdense(jnp.eye(3))
+        A = BCOO.fromdense(jnp.concatenate([jnp.ones((1, 3)), -jnp.eye(3)]))
         b = np.array([1.0, 0, 0, 0])
         structure = QCPStructureCPU(P, A, {"z": 1, "l": 3})
         y, s = np.array([-0.05, 0, 0, 0.95]), np.array([0, 0.55, 0.45, 0])

@@ -11,7 +11,7 @@ CVXPY solves the problem, and `backward` differentiates the solution.
 
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cvxpy as cp
 import jax
@@ -43,7 +43,7 @@ class Step(NamedTuple):
 
 def load_images(split: int) -> tuple[Images, Images, Images]:
     """100 images to fit, 800 to choose the penalties by, and 897 for the test."""
-    pixels, digits = load_digits(return_X_y=True)
+    pixels, digits = map(np.asarray, load_digits(return_X_y=True))
     order = np.random.default_rng(split).permutation(len(digits))
     answers = np.where(digits % 2 == 0, 1.0, -1.0)
     parts = np.split(order, [100, 900])
@@ -63,13 +63,14 @@ class Classifier:
     """The support vector machine, as a function of `theta`."""
 
     def __init__(self, images: Images):
-        self.beta, self.c = cp.Variable(64), cp.Variable()
-        self.weights = cp.Parameter(64, nonneg=True)  # the roots of the penalties
+        self.beta: Any = cp.Variable(64)
+        self.c: Any = cp.Variable()
+        self.weights: Any = cp.Parameter(64, nonneg=True)  # the roots of the penalties
         margins = cp.multiply(images.answers, images.pixels @ self.beta + self.c)
         penalty = cp.sum_squares(cp.multiply(self.weights, self.beta)) / 2
         self.problem = cp.Problem(cp.Minimize(cp.sum(cp.pos(1 - margins)) + penalty))
 
-    def fit(self, theta: np.ndarray, **options: float) -> np.ndarray:
+    def fit(self, theta: np.ndarray, **options: Any) -> np.ndarray:
         """`(beta, c)`."""
         self.weights.value = np.exp(theta / 2)
         self.problem.solve(solver=cp.CLARABEL, **options)
@@ -109,7 +110,8 @@ def descend(
         loss, slopes = logistic_loss(images, fit)
         gradient = model.gradient(slopes)
         times.append(time.perf_counter())
-        yield Step(theta, fit, loss, *(1e3 * np.diff(times)), model.derivative_time())
+        solve, back = 1e3 * np.diff(times)
+        yield Step(theta, fit, loss, solve, back, model.derivative_time())
         mean = 0.9 * mean + 0.1 * gradient
         square = 0.99 * square + 0.01 * gradient**2
         size = np.sqrt(square / (1 - 0.99**k)) + 1e-12

@@ -50,7 +50,7 @@ def known_problem(
 
     **Arguments:**
 
-    - `cone_dims`: as for [`diffqcp.QCPStructureCPU`][]; PSD matrices in the order `lower`.
+    - `cone_dims`: as for [`diffqcp.QCPStructureCPU`][]; PSD matrices are lower triangles.
     - `seed`: of the random numbers.
     - `redundant`: whether the first row of the zero cone is there twice, so that the
         linear system of the derivative is singular.
@@ -72,7 +72,7 @@ def known_problem(
     if redundant:
         A[1], y[1] = A[0], y[0]
     q, b = -(P + np.triu(P, 1).T) @ x - A.T @ y, A @ x + s
-    data = BCOO.fromdense(P), BCOO.fromdense(A), q, b
+    data = BCOO.fromdense(jnp.asarray(P)), BCOO.fromdense(jnp.asarray(A)), q, b
     structure = QCPStructureCPU(*data[:2], cone_dims, psd_order="lower")
     return KnownProblem(structure, data, (x, y, s))
 
@@ -184,7 +184,7 @@ def check_linear_solver(
         change = [jnp.asarray(rng.normal(size=part.shape)) for part in data]
 
         def both(scale: Any, qcp: Any = qcp, g: Any = gradient, d: Any = change) -> Any:
-            operator = qcp.derivative(solver=solver, polish=False)
+            operator = qcp.derivative(solver=solver, polish=False, throw=False)
             pushed = operator.mv([scale * part for part in d])
             return pushed, operator.T.mv([scale * part for part in g])
 

@@ -338,7 +338,8 @@ def parse_dims(dims: Mapping[str, Any], psd_order: PSDOrder | None) -> dict[str,
         raise ValueError(
             "psd_order: must be given for PSD cones of order 3 or more: 'lower' for "
             "data in SCS's order (lower triangle by columns), 'upper' for Clarabel's "
-            "(upper triangle by columns)"
+            "(upper triangle by columns). (In cvxpylayers the solver CUCLARABEL does not "
+            "say; use solver=diffqcp.integrations.cvxpylayers.DiffQCP() there)"
         )
     return sizes
 
