@@ -16,6 +16,7 @@ from .forward import (
     Function as Function,
     InteriorPoint as InteriorPoint,
     Newton as Newton,
+    Proximal as Proximal,
     Status as Status,
 )
 from .linear_solve import (

@@ -14,3 +14,4 @@ from .clarabel import Clarabel as Clarabel
 from .function import Function as Function
 from .interior_point import InteriorPoint as InteriorPoint
 from .newton import Newton as Newton
+from .proximal import Proximal as Proximal
