@@ -19,7 +19,7 @@ from ._arrays import as_jax, as_jax_like
 from ._checks import as_numbers
 from ._problem import eigenvectors
 from ._scaling import block_max
-from .cones import ConeJacobian
+from .cones import ConeJacobian, ProductCone
 from .derivative import (
     adjoint_system,
     Data,
@@ -89,20 +89,23 @@ def linearise(
     values: Values,
     solver: lx.AbstractLinearSolver,
     smoothing: Smoothing = None,
+    cone: ProductCone | None = None,
 ) -> Linearised:
     """`K`, factorised, and the right-hand side of a semismooth Newton step on
 
         P x + A'Pi(v) + q = 0,    A x + Pi(v) - v = b        at v = y - s.
 
     Its system is that of `diffqcp.kkt`, with the residuals for `r1` and `-r2`. For a QP
-    whose active set is right, the step ends at the exact solution.
+    whose active set is right, the step ends at the exact solution. With `cone`, `Pi` is
+    the projection onto that.
     """
+    cone = structure.dual_cone if cone is None else cone
     x, v = values.x, values.y - values.s
     P, A = structure.P_matrix(values.P), structure.A_matrix(values.A)
     if smoothing is None:
-        jacobian = structure.dual_cone.jacobian(v)
+        jacobian = cone.jacobian(v)
     else:
-        jacobian = structure.dual_cone.smoothed_jacobian(v, smoothing.astype(v.dtype))
+        jacobian = cone.smoothed_jacobian(v, smoothing.astype(v.dtype))
     y = jacobian.mv(v)  # projections are homogeneous
     dual_residual = P.mv(x) + A.transpose_mv(y) + values.q
     primal_residual = A.mv(x) + y - v - values.b

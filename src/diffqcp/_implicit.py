@@ -35,7 +35,7 @@ from jaxtyping import Array
 from ._differentiate import linearise, Smoothing, Values
 from ._search import search
 from ._sharding import vary_together
-from .cones import ConeJacobian
+from .cones import ConeJacobian, ProductCone
 from .derivative import Data, Solution
 from .forward import AbstractForwardSolver, Found
 from .kkt import KKTOperator
@@ -106,13 +106,34 @@ def _tangents(
     r2 = db - dA_matrix.mv(x)
 
     constants = jax.lax.stop_gradient((*data, *solution))  # NaN, where there is none
+    values, right = Values(*constants), (-r1, r2, jnp.zeros_like(r2))
+    return solve_for_jax(structure, (P, A), y - s, values, right, extras)
+
+
+def solve_for_jax(
+    structure: AbstractQCPStructure,
+    matrices: tuple[Array, Array],
+    v: Array,
+    values: Values,
+    right: Solution,
+    extras: Extras,
+    cone: ProductCone | None = None,
+) -> Solution:
+    """The solution of `M (dx, dy, ds) = right`, for JAX to differentiate.
+
+    **Arguments:**
+
+    - `matrices`, `v`: the values of `P` and `A`, and `y - s`, which `M` is made of.
+    - `values`: all data and the solution, as constants.
+    - `cone`: what takes the place of `K*`, if anything does.
+    """
     solver = extras.solver
-    linearised = linearise(structure, Values(*constants), solver.thaw(), extras.smoothing)
+    linearised = linearise(structure, values, solver.thaw(), extras.smoothing, cone)
     kkt, state = linearised.kkt, linearised.state
-    bent = None if extras.smoothing is None else kkt.jacobian
+    bent = cone if extras.smoothing is None else kkt.jacobian
 
     def multiply(unknowns: Array) -> Array:
-        return _multiply(unknowns, P, A, y - s, bent, structure=structure)
+        return _multiply(unknowns, *matrices, v, bent, structure=structure)
 
     def solve(_: Any, right: Array) -> Array:
         return _solve(right, kkt, state, solver, transposed=False)
@@ -121,13 +142,15 @@ def _tangents(
         return _solve(right, kkt, state, solver, transposed=True)
 
     # One vector, since JAX wants all of a right-hand side to be linear, and not a part.
-    right = jnp.concatenate([-r1, r2, jnp.zeros_like(r2)])
-    moved = jax.lax.custom_linear_solve(multiply, right, solve, solve_transposed)
-    dx, dy, ds = _split(moved, structure.n)
+    moved = jax.lax.custom_linear_solve(
+        multiply, jnp.concatenate(right), solve, solve_transposed
+    )
+    dx, dy, ds = split(moved, structure.n)
     return dx, dy, ds
 
 
-def _split(vector: Array, n: int) -> list[Array]:
+def split(vector: Array, n: int) -> list[Array]:
+    """The parts of length `n`, `m` and `m`."""
     return jnp.split(vector, (n, n + (vector.size - n) // 2))
 
 
@@ -141,19 +164,20 @@ def _multiply(
     P: Array,
     A: Array,
     v: Array,
-    jacobian: ConeJacobian | None,
+    bend: ConeJacobian | ProductCone | None,
     *,
     structure: AbstractQCPStructure,
 ) -> Array:
     """The optimality conditions' derivative in `x`, `y` and `s`, at `v = y - s`; with
-    `jacobian` for that of the projection, if it is given.
+    `bend` for the derivative of the projection, or for the cone, if it is given.
     """
-    dx, dy, ds = _split(unknowns, structure.n)
+    dx, dy, ds = split(unknowns, structure.n)
     A_matrix = structure.A_matrix(A)
-    if jacobian is None:
-        bent = structure.dual_cone.differential(v, dy - ds)
+    if isinstance(bend, ConeJacobian):
+        bent = bend.mv(dy - ds)
     else:
-        bent = jacobian.mv(dy - ds)
+        cone = structure.dual_cone if bend is None else bend
+        bent = cone.differential(v, dy - ds)
     upper = structure.P_mv(P, dx) + A_matrix.transpose_mv(dy)
     return jnp.concatenate([upper, A_matrix.mv(dx) + ds, dy - bent])
 
@@ -165,7 +189,7 @@ def _solve(
     """The solution of the system with that matrix, or its transpose, by `kkt`. A
     right-hand side of zero has a solution of zero, where there is no other, too.
     """
-    a, c, e = _split(right, kkt.n)
+    a, c, e = split(right, kkt.n)
     upper, dual = a - kkt.A.transpose_mv(e), c if transposed else c - e
     w, u, _ = kkt.solve(upper, dual, solver.thaw(), state)
     h = c - kkt.A.mv(w)

@@ -83,8 +83,9 @@ class RepeatedCone(AbstractCone):
     ) -> Float[Array, " d"]:
         """Each block's."""
         rows, moves = v.reshape(self.count, -1), dv.reshape(self.count, -1)
+        cone = jax.tree.map(jnp.asarray, self.cone)  # rules of JAX take no other arrays
         return jax.vmap(lambda cone, row, move: cone.differential(row, move))(
-            self.cone, rows, moves
+            cone, rows, moves
         ).ravel()
 
     def dual(self) -> "RepeatedCone":
@@ -228,7 +229,8 @@ class ProductCone(AbstractCone):
         """The sum of the factors'."""
         return sum(cone.dim for cone in self.cones)
 
-    def _parts(self, v: Float[Array, " d"]) -> list[Array]:
+    def parts(self, v: Float[Array, " d"]) -> list[Array]:
+        """The blocks of a vector, in the order of the factors."""
         stacked = v if self.rows is None else v[self.rows.value]
         return _split(stacked, [cone.dim for cone in self.cones])
 
@@ -238,7 +240,7 @@ class ProductCone(AbstractCone):
 
     def project(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """Each block onto its cone."""
-        parts = zip(self.cones, self._parts(v), strict=True)
+        parts = zip(self.cones, self.parts(v), strict=True)
         return self._join([cone.project(part) for cone, part in parts], v)
 
     def jacobian(self, v: Float[Array, " d"]) -> ConeJacobian:
@@ -254,7 +256,7 @@ class ProductCone(AbstractCone):
         v: Float[Array, " d"],
         jacobian: Callable[[AbstractCone, Array], ConeJacobian],
     ) -> ConeJacobian:
-        parts = zip(self.cones, self._parts(v), strict=True)
+        parts = zip(self.cones, self.parts(v), strict=True)
         blocks = [jacobian(cone, part) for cone, part in parts]
         eigenvalues = _concatenate([block.eigenvalues for block in blocks], v)
         eigenvectors = ProductEigenvectors(
@@ -269,7 +271,7 @@ class ProductCone(AbstractCone):
         self, v: Float[Array, " d"], dv: Float[Array, " d"]
     ) -> Float[Array, " d"]:
         """Each block's."""
-        parts = zip(self.cones, self._parts(v), self._parts(dv), strict=True)
+        parts = zip(self.cones, self.parts(v), self.parts(dv), strict=True)
         return self._join([cone.differential(row, move) for cone, row, move in parts], v)
 
     def dual(self) -> "ProductCone":

@@ -40,6 +40,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from .._accuracy import accurate_error, exact_error, scaled_error
+from .._scaling import block_max
 from .._sharding import vary_together
 from ..cones import ConeJacobian, ProductCone
 from ..derivative import Data, Solution
@@ -364,7 +365,9 @@ def _certificate(
     slope = q @ d / size
     rest = (jnp.sum(jnp.abs(new.Px - old.Px)) / size) + jnp.sum(jnp.abs(rest))
     unbounded = (slope < -1e-9) & (rest <= -slope / _HUGE)
-    return jnp.where(infeasible, Status.INFEASIBLE, jnp.where(unbounded, Status.UNBOUNDED, status))
+    return jnp.where(
+        infeasible, Status.INFEASIBLE, jnp.where(unbounded, Status.UNBOUNDED, status)
+    )
 
 
 _HUGE = 1e6
@@ -387,3 +390,80 @@ def _with_diagonal(pattern: SparsityPattern) -> tuple[SparsityPattern, np.ndarra
     rows = np.concatenate([pattern.rows, missing])
     cols = np.concatenate([pattern.cols, missing])
     return SparsityPattern(rows, cols, pattern.shape), places.astype(np.int32)
+
+
+class _Shift(NamedTuple):
+    """`x`, and the gradient `A't` of half the square of the distance."""
+
+    x: Float[Array, " n"]
+    Ax: Float[Array, " m"]
+    t: Float[Array, " m"]
+    gradient: Float[Array, " n"]
+    status: Integer[Array, ""]
+    steps: Integer[Array, ""]
+
+
+def least_shift(
+    structure: AbstractQCPStructure,
+    A: Float[Array, " nnzA"],
+    b: Float[Array, " m"],
+    solver: lx.AbstractLinearSolver,
+    max_steps: int,
+) -> tuple[Float[Array, " m"], Bool[Array, ""], Integer[Array, ""]]:
+    """The smallest `t` for which `A x + s = b + t` with `s` in `K` has a solution: the
+    minimum of `|Pi(A x - b)|^2 / 2`, by Newton steps with a line search, as above with
+    `y_k = 0` and `rho = 1`. Blocks of `t` that are rounding errors are zero.
+
+    **Returns:** `t`, whether it is known to be that, and the number of steps.
+    """
+    eps = float(jnp.finfo(b.dtype).eps)
+    cols = structure.A_matrix(A).col_sizes(jnp.ones_like(b))
+    cols = 1 / jnp.where(cols > 0, cols, 1)
+    unit = _size(b)
+    unit = jnp.where(unit > 0, unit, 1)
+    b = b / unit
+    entries = A * cols[structure.A_pattern.cols]
+    nothing = jnp.zeros(structure.P_pattern.nnz, b.dtype), jnp.zeros_like(cols)
+    data = nothing[0], entries, nothing[1], b
+    problem = Problem(structure, data, structure.dual_cone, solver)
+    sigma = jnp.full_like(unit, eps**0.45)
+
+    def unfinished(state: _Shift) -> Bool[Array, ""]:
+        return (state.status == _RUNNING) & (state.steps < max_steps)
+
+    def body(state: _Shift) -> _Shift:
+        place = state.Ax - b
+        jacobian = problem.cone.jacobian(place)
+        t = jacobian.mv(place)
+        gradient = problem.A.transpose_mv(t)
+        right = jnp.where(unfinished(state), -gradient, jnp.nan)
+        halved = jacobian.map(lambda lam: lam / (1 + lam))
+        d, _ = problem.solve(halved, sigma, right, jnp.zeros_like(b))
+        first = gradient @ d
+        d = jnp.where(jnp.isfinite(first) & (first < 0), d, -gradient)
+        first = gradient @ d
+        Ad = problem.A.mv(d)
+        terms = first - t @ Ad, sigma * (d @ d), Ad, first
+        length, _, t = _line_search(problem, terms, place, Ad, jnp.asarray(False))
+        x = state.x + length * d
+        Ax, gradient = problem.A.mv(x), problem.A.transpose_mv(t)
+        floor = 10 * eps * (1 + _size(x))
+        done = (_size(gradient) <= floor) | (_size(t) <= floor)
+        still = _size(length * d) <= eps * _size(x)
+        status = jnp.where(done | still, Status.SOLVED, _RUNNING).astype(jnp.int32)
+        new = _Shift(x, Ax, t, gradient, status, state.steps + 1)
+        return _where(unfinished(state), new, state)
+
+    zero = jnp.zeros_like(cols)
+    none = jnp.full_like(unit, _RUNNING, dtype=jnp.int32)
+    state = _Shift(zero, jnp.zeros_like(b), b, zero, none, jnp.zeros_like(none))
+    state = lax.while_loop(unfinished, body, vary_together(state))
+    t, size = state.t, 1 + _size(state.x)
+    noise = jnp.sum(jnp.abs(state.gradient)) * size
+    tiny = _size(t) <= _NOISE * eps * size
+    proven = (t @ t >= _PROVEN * noise) & (state.status == Status.SOLVED)
+    t = jnp.where(block_max(structure, jnp.abs(t)) > _NOISE * eps * size, t, 0)
+    return unit * jnp.where(tiny, 0, t), tiny | proven, state.steps
+
+
+_NOISE, _PROVEN = 1e4, 1e3

@@ -1,9 +1,9 @@
 from .._checks import check_number
-from ._proximal import minimise, Problem
 from ..derivative import Data
 from ..linear_solve.auto import AutoSolver
 from ..structure import AbstractQCPStructure
-from ._base import AbstractForwardSolver, Found, Start, Status
+from ._base import AbstractForwardSolver, Found, Start
+from ._proximal import minimise, Problem
 
 
 class Proximal(AbstractForwardSolver):
@@ -18,6 +18,8 @@ class Proximal(AbstractForwardSolver):
         self, structure: AbstractQCPStructure, data: Data, start: Start | None
     ) -> Found:
         """From `start`, or from zero."""
-        problem = Problem(structure, data, structure.dual_cone, AutoSolver(well_posed=True))
+        problem = Problem(
+            structure, data, structure.dual_cone, AutoSolver(well_posed=True)
+        )
         (x, y, s), _, status, steps = minimise(problem, start, self.max_steps)
         return Found(x, y, s, status, steps)
