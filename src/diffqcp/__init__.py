@@ -3,6 +3,10 @@
 import importlib.metadata
 
 from . import cones as cones
+from ._closest_derivative import (
+    ClosestDerivative as ClosestDerivative,
+    ClosestRegularity as ClosestRegularity,
+)
 from ._regularity import Regularity as Regularity
 from .dense import QCPStructureDense as QCPStructureDense
 from .derivative import (

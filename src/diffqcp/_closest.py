@@ -37,8 +37,8 @@ from jaxtyping import Array, Float
 
 from ._accuracy import all_finite
 from ._convexity import is_convex
-from ._differentiate import Values
-from ._implicit import Extras, solve_for_jax, somewhere, split
+from ._differentiate import linearise, Values
+from ._implicit import Extras, solve_for_jax, somewhere, split, System
 from ._scaling import equilibrate
 from ._sharding import vary_together
 from .cones import ProductCone
@@ -136,40 +136,69 @@ def _find_closest_jvp(
 ) -> tuple[ClosestFound, ClosestFound]:
     data, extras = primals
     found = find_closest(recipe, data, extras)
-    moved = closest_tangents(recipe.structure, data, found, tangents[0], extras)
+    structure, solution = recipe.structure, found[:3]
+    data, solution, t, change = vary_together((data, solution, found.shift, tangents[0]))
+    constants = lax.stop_gradient((Values(*data, *solution), t))
+    linearised = linearise_closest(structure, *constants, extras.solver)
+    there = *somewhere(solution), jnp.where(jnp.isnan(t), 0, t)
+    moved = closest_tangents(structure, linearised, data, there, change)
     still = jnp.zeros_like(found.status)
     return found, ClosestFound(*moved, still, still)
 
 
+class Linearised(NamedTuple):
+    """The linear systems of both stages."""
+
+    shift: System
+    face: System
+
+
+def linearise_closest(
+    structure: AbstractQCPStructure,
+    values: Values,
+    t: Float[Array, " m"],
+    solver: FrozenSolver,
+) -> Linearised:
+    """Both systems, factorised, at a solution."""
+    kkt = shift_system(structure, values, shift_place(structure, t, values.s))
+    cone = exposed_cone(structure, t)
+    face = linearise(structure, values, solver.thaw(), cone=cone)
+    return Linearised(
+        System(kkt, solver.thaw().init(kkt, {}), solver),
+        System(face.kkt, face.state, solver),
+    )
+
+
 def closest_tangents(
     structure: AbstractQCPStructure,
+    linearised: Linearised,
     data: Data,
-    found: ClosestFound,
+    found: tuple[Array, Array, Array, Array],
     change: Data,
-    extras: Extras,
 ) -> tuple[Array, Array, Array, Array]:
-    """`(dx, dy, ds, dt)`."""
-    data, found, change = vary_together((data, found, change))
+    """`(dx, dy, ds, dt)`.
+
+    **Arguments:**
+
+    - `found`: `(x, y, s, t)`; what is NaN in it has been replaced.
+    """
     P, A, _, _ = data
-    constants = lax.stop_gradient(((*data, *found[:3]), found.shift))
-    x, y, s = somewhere(found[:3])
-    t = jnp.where(jnp.isnan(found.shift), 0, found.shift)
+    x, y, s, t = found
     dP, dA, dq, db = change
     dA_matrix = structure.A_matrix(dA)
     r1 = structure.P_mv(dP, x) + dA_matrix.transpose_mv(y) + dq
     r2 = db - dA_matrix.mv(x)
-    values, constant_t = Values(*constants[0]), constants[1]
     right = -dA_matrix.transpose_mv(t), r2, jnp.zeros_like(r2)
-    dt = _solve_shift(structure, A, t, s, values, constant_t, right, extras.solver)
+    place = shift_place(structure, t, s)
+    dt = _solve_shift(structure, linearised.shift, A, place, right)
     v = y - s
 
     def projection(t: Array) -> Array:
         return exposed_cone(structure, t).project(v)
 
     _, turned = jax.jvp(projection, (t,), (dt,))
-    cone = exposed_cone(structure, t)
-    right = -r1, r2 + dt, turned
-    dx, dy, ds = solve_for_jax(structure, (P, A), v, values, right, extras, cone)
+    cone, right = exposed_cone(structure, t), (-r1, r2 + dt, turned)
+    dx, dy, ds = solve_for_jax(structure, linearised.face, (P, A, v), cone, right)
     return dx, dy, ds, dt
 
 
@@ -187,10 +216,7 @@ def shift_place(
 
 
 def shift_system(
-    structure: AbstractQCPStructure,
-    A: Float[Array, " nnzA"],
-    P: Float[Array, " nnzP"],
-    place: Float[Array, " m"],
+    structure: AbstractQCPStructure, values: Values, place: Float[Array, " m"]
 ) -> KKTOperator:
     """The matrix of stage 1: with `dt = U L' t'`, and `lam' = lam / (1 + lam)`,
 
@@ -199,30 +225,25 @@ def shift_system(
     says that `A'dt = a` and `dt = D (A dx - c)`.
     """
     jacobian = structure.dual_cone.jacobian(place).map(lambda lam: lam / (1 + lam))
-    return KKTOperator(structure.P_matrix(0 * P), structure.A_matrix(A), jacobian)
+    P, A = structure.P_matrix(0 * values.P), structure.A_matrix(values.A)
+    return KKTOperator(P, A, jacobian)
 
 
 def _solve_shift(
     structure: AbstractQCPStructure,
+    system: System,
     A: Float[Array, " nnzA"],
-    t: Float[Array, " m"],
-    s: Float[Array, " m"],
-    values: Values,
-    constant_t: Float[Array, " m"],
+    place: Float[Array, " m"],
     right: tuple[Array, Array, Array],
-    solver: FrozenSolver,
 ) -> Float[Array, " m"]:
     """`dt` of the derivative of (1),
 
     A'dt = a,    A dx + ds - dt = c,    dt - D (dt - ds) = e.
     """
-    place = shift_place(structure, constant_t, values.s)
-    kkt = shift_system(structure, values.A, values.P, place)
-    state = solver.thaw().init(kkt, {})
-    v = shift_place(structure, t, s)
+    kkt, state, solver = system
 
     def multiply(unknowns: Array) -> Array:
-        return _multiply_shift(unknowns, A, v, structure=structure)
+        return _multiply_shift(unknowns, A, place, structure=structure)
 
     def solve(_: Any, right: Array) -> Array:
         return _solve_shift_system(right, kkt, state, solver, transposed=False)

@@ -106,34 +106,43 @@ def _tangents(
     r2 = db - dA_matrix.mv(x)
 
     constants = jax.lax.stop_gradient((*data, *solution))  # NaN, where there is none
-    values, right = Values(*constants), (-r1, r2, jnp.zeros_like(r2))
-    return solve_for_jax(structure, (P, A), y - s, values, right, extras)
+    solver = extras.solver
+    linearised = linearise(structure, Values(*constants), solver.thaw(), extras.smoothing)
+    kkt = linearised.kkt
+    bend = None if extras.smoothing is None else kkt.jacobian
+    system = System(kkt, linearised.state, solver)
+    right = -r1, r2, jnp.zeros_like(r2)
+    return solve_for_jax(structure, system, (P, A, y - s), bend, right)
+
+
+class System(NamedTuple):
+    """A matrix, and a solver with its state for it."""
+
+    kkt: KKTOperator
+    state: Any
+    solver: FrozenSolver
 
 
 def solve_for_jax(
     structure: AbstractQCPStructure,
-    matrices: tuple[Array, Array],
-    v: Array,
-    values: Values,
+    system: System,
+    live: tuple[Array, Array, Array],
+    bend: ConeJacobian | ProductCone | None,
     right: Solution,
-    extras: Extras,
-    cone: ProductCone | None = None,
 ) -> Solution:
     """The solution of `M (dx, dy, ds) = right`, for JAX to differentiate.
 
     **Arguments:**
 
-    - `matrices`, `v`: the values of `P` and `A`, and `y - s`, which `M` is made of.
-    - `values`: all data and the solution, as constants.
-    - `cone`: what takes the place of `K*`, if anything does.
+    - `system`: what solves it, of constants.
+    - `live`: the values of `P` and `A`, and `y - s`, which `M` is made of.
+    - `bend`: the derivative of the projection, or the cone in the place of `K*`, if it is
+        another one.
     """
-    solver = extras.solver
-    linearised = linearise(structure, values, solver.thaw(), extras.smoothing, cone)
-    kkt, state = linearised.kkt, linearised.state
-    bent = cone if extras.smoothing is None else kkt.jacobian
+    kkt, state, solver = system
 
     def multiply(unknowns: Array) -> Array:
-        return _multiply(unknowns, *matrices, v, bent, structure=structure)
+        return _multiply(unknowns, *live, bend, structure=structure)
 
     def solve(_: Any, right: Array) -> Array:
         return _solve(right, kkt, state, solver, transposed=False)

@@ -2,6 +2,7 @@ from ._base import (
     AbstractBatchSolver as AbstractBatchSolver,
     AbstractForwardSolver as AbstractForwardSolver,
     Found as Found,
+    SOLUTIONS as SOLUTIONS,
     Start as Start,
     Status as Status,
 )

@@ -48,6 +48,10 @@ class Status(enum.IntEnum):
     constraints are satisfied on the boundary of being infeasible only."""
 
 
+SOLUTIONS = (Status.SOLVED, Status.CLOSEST_FEASIBLE)
+"""The statuses that come with a solution to rounding errors."""
+
+
 class Found(NamedTuple):
     """What a forward solver returns for one problem.
 
