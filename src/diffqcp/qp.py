@@ -39,9 +39,9 @@ def solve_qp(
     - `forward`: the forward solver; [`diffqcp.InteriorPoint`][] by default, and with
         `closest_feasible` [`diffqcp.Proximal`][].
     - `options`: as for [`diffqcp.QCPSolver`][]: `solve_method`, `solver`, `polish`,
-        `smoothing`, `throw`, `closest_feasible`. `polish=False, throw=False` is fastest:
-        no callback, and no Newton step after the interior-point method, whose solutions
-        are good to 1e-10.
+        `smoothing`, `throw`, `closest_feasible`, `elastic`. `polish=False, throw=False`
+        is fastest: no callback, and no Newton step after the interior-point method, whose
+        solutions are good to 1e-10.
 
     **Returns:** a [`diffqcp.QCPSolution`][]: the multipliers of the equalities are
     `y[:p]`, those of the inequalities `y[p:]`, and `h - G x` is `s[p:]`.

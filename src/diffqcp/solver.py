@@ -15,6 +15,7 @@ from ._accuracy import finite_bounds
 from ._checks import as_numbers, as_vector, check_number
 from ._closest import ClosestRecipe, find_closest
 from ._differentiate import as_smoothing, Smoothing
+from ._elastic import elastic as elastic_of
 from ._implicit import Extras, find, Recipe
 from .cones.psd import PSDOrder
 from .dense import QCPStructureDense
@@ -93,6 +94,11 @@ class QCPSolver(eqx.Module):
         status is `CLOSEST_FEASIBLE`. Feasible problems are solved as always. The forward
         solver is [`diffqcp.Proximal`][], and `polish` and `smoothing` do not count. See
         [Infeasible problems](../infeasible.md).
+    - `elastic`: a number `gamma > 0`, of any size: constraints may be violated at that
+        price. Each nonnegative row and each other cone may be shifted along a point
+        inside of it, `(1, 0, ..)` for a second-order cone, the unit matrix for a PSD one,
+        and each equation either way, for `gamma` times the length. So every problem is
+        feasible, and one with multipliers below the price is solved as always.
 
     **Raises:** `TypeError` or `ValueError`, naming the argument.
     """
@@ -104,6 +110,7 @@ class QCPSolver(eqx.Module):
     polish: int = eqx.field(static=True)
     throw: bool = eqx.field(static=True)
     closest_feasible: bool = eqx.field(static=True)
+    elastic: Float[Array, ""] | None
 
     def __init__(
         self,
@@ -116,6 +123,7 @@ class QCPSolver(eqx.Module):
         smoothing: ScalarLike = 0.0,
         throw: bool = True,
         closest_feasible: bool = False,
+        elastic: ScalarLike | None = None,
     ):
         if not isinstance(structure, AbstractQCPStructure):
             raise TypeError(f"structure: expected a structure, got {type(structure)}")
@@ -147,7 +155,10 @@ class QCPSolver(eqx.Module):
         self.smoothing = as_smoothing(smoothing)
         if closest_feasible and self.smoothing is not None:
             raise ValueError("smoothing: expected 0 for closest_feasible=True")
+        if closest_feasible and elastic is not None:
+            raise ValueError("elastic: expected None for closest_feasible=True")
         self.throw, self.closest_feasible = throw, closest_feasible
+        self.elastic = None if elastic is None else _as_penalty(elastic)
 
     def __call__(
         self,
@@ -180,9 +191,14 @@ class QCPSolver(eqx.Module):
             assert isinstance(self.forward, Proximal)
             recipe = ClosestRecipe(self.structure, self.forward)
         else:
-            recipe = Recipe(self.structure, self.forward, self.polish)
+            structure = self.structure
+            solved = (
+                structure if self.elastic is None else elastic_of(structure).structure
+            )
+            recipe = Recipe(solved, self.forward, self.polish)
         first = None if start is None else self._start(start, data[2].dtype)
-        solution = _solve(recipe, data, Extras(self.frozen_solver, self.smoothing, first))
+        extras = Extras(self.frozen_solver, self.smoothing, first)
+        solution = _solve(self.structure, recipe, data, extras, self.elastic)
         return _raise_unless_solved(solution) if self.throw else solution
 
     def _data(self, P: Any, A: Any, q: ArrayLike, b: ArrayLike) -> Data:
@@ -247,7 +263,7 @@ def solve(
         [`diffqcp.cones.ProductCone.from_dict`][].
     - `start`: as for `QCPSolver.__call__`.
     - `options`: those of `QCPSolver`: `forward`, `solve_method`, `solver`, `polish`,
-        `smoothing`, `throw`, `closest_feasible`.
+        `smoothing`, `throw`, `closest_feasible`, `elastic`.
 
     **Returns:** a [`diffqcp.QCPSolution`][].
 
@@ -263,6 +279,16 @@ def solve(
     return QCPSolver(structure, **options)(P, A, q, b, start=start)
 
 
+def _as_penalty(gamma: Any) -> Array:
+    if not isinstance(gamma, Tracer):
+        number = gamma
+        if not isinstance(gamma, (int, float)):
+            number = as_numbers("elastic", gamma, "a number > 0")
+        if np.ndim(number) or not 0 < float(number) < np.inf:
+            raise ValueError(f"elastic: expected a number > 0, got {gamma!r}")
+    return jnp.asarray(gamma, float)
+
+
 def _as_array(name: str, matrix: Any) -> Any:
     if _is_sparse(matrix):
         return matrix
@@ -273,15 +299,29 @@ def _is_sparse(matrix: Any) -> bool:
     return isinstance(matrix, (BCOO, BCSR))
 
 
-@partial(jax.jit, static_argnums=0)
-def _solve(recipe: Recipe | ClosestRecipe, data: Data, extras: Extras) -> QCPSolution:
-    structure, (P, A, q, b) = recipe.structure, data
+@partial(jax.jit, static_argnums=(0, 1))
+def _solve(
+    structure: AbstractQCPStructure,
+    recipe: Recipe | ClosestRecipe,
+    data: Data,
+    extras: Extras,
+    gamma: Float[Array, ""] | None,
+) -> QCPSolution:
+    """`recipe` is of the structure, or of its elastic problems with `gamma`."""
+    P, A, q, b = data
     none, A, b = finite_bounds(structure, A, b)
+    data = P, A, q, b
     if isinstance(recipe, ClosestRecipe):
-        x, y, s, shift, *counts = find_closest(recipe, (P, A, q, b), extras)
-    else:
-        x, y, s, *counts = find(recipe, (P, A, q, b), extras)
+        x, y, s, shift, *counts = find_closest(recipe, data, extras)
+    elif gamma is None:
+        x, y, s, *counts = find(recipe, data, extras)
         shift = jnp.zeros_like(b)
+    else:
+        form = elastic_of(structure)
+        if extras.start is not None:
+            extras = extras._replace(start=form.start(extras.start, gamma))
+        x, y, s, *counts = find(recipe, form.data(data, gamma), extras)
+        x, y, s, shift = form.solution(x, y, s)
     status, iterations = (part.astype(jnp.int32) for part in counts)
     A_matrix = structure.A_matrix(A)
     Px = structure.P_mv(P, x)
@@ -289,10 +329,11 @@ def _solve(recipe: Recipe | ClosestRecipe, data: Data, extras: Extras) -> QCPSol
     def size(vector: Array) -> Array:
         return jnp.max(jnp.abs(jax.lax.stop_gradient(vector)), initial=0)
 
+    gap = x @ Px + q @ x + (b + shift) @ y
     residuals = Residuals(
         size(A_matrix.mv(x) + s - b - shift),
         size(Px + A_matrix.transpose_mv(y) + q),
-        jnp.abs(jax.lax.stop_gradient(x @ Px + q @ x + (b + shift) @ y)),
+        jnp.abs(jax.lax.stop_gradient(gap)),
     )
     # A cotangent of zero is to stay zero where there is no solution: no factor is NaN.
     nowhere = jnp.isnan(x).any()
