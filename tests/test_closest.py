@@ -180,7 +180,7 @@ def test_operator_and_regularity():
         return parts(solver(P, A, q, b))
 
     values = data[0].data, data[1].data, *data[2:]
-    change = tuple(jnp.sin(1.0 + jnp.arange(part.size)) for part in values)
+    change = tuple(jnp.sin(jnp.arange(1.0, 1 + part.size)) for part in values)
     moved = jax.jvp(solve, values, change)[1]
     for part, other in zip(operator.mv(change), moved, strict=True):
         np.testing.assert_allclose(part, other, rtol=0, atol=1e-12)
@@ -198,7 +198,7 @@ def test_second_derivatives():
     structure = QCPStructureDense(P, A, problem.dims)
     solver = QCPSolver(structure, closest_feasible=True)
     gradient = jax.jit(jax.grad(lambda b: jnp.sum(jnp.sin(solver(P, A, q, b).x))))
-    direction = jnp.sin(1.0 + jnp.arange(b.size))
+    direction = jnp.sin(jnp.arange(1.0, 1 + b.size))
     _, second = jax.jvp(gradient, (b,), (direction,))
     step = 1e-5
     near = gradient(b + step * direction) - gradient(b - step * direction)

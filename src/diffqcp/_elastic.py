@@ -74,7 +74,9 @@ class Elastic:
             psd_order=order,
         )
 
-    def data(self, data: Data, gamma: Float[Array, ""]) -> Data:
+    def data(
+        self, data: Data, gamma: Float[Array, ""]
+    ) -> tuple[Array, Array, Array, Array]:
         """The data of the elastic problem."""
         P, A, q, b = data
         _, _, values = self._slacks
@@ -87,7 +89,9 @@ class Elastic:
         bounds = jnp.zeros(self.m + self.count, b.dtype).at[self._rows].set(b)
         return upper, entries, jnp.concatenate([q, costs]), bounds
 
-    def start(self, start: Solution, gamma: Float[Array, ""]) -> Solution:
+    def start(
+        self, start: Solution, gamma: Float[Array, ""]
+    ) -> tuple[Array, Array, Array]:
         """A start for it, without slacks."""
         x, y, s = start
         rows, slacks, values = self._slacks

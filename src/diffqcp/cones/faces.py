@@ -285,7 +285,7 @@ def _(cone: ExponentialCone, t: Float[Array, " d"]) -> AbstractCone:
     gap = w - jnp.exp(jnp.log(-safe) - rho)  # e w >= -u exp(v/u)
     big = jnp.maximum(rho, 0)
     ray = jnp.stack([rho * jnp.exp(-big), jnp.exp(-big), jnp.exp(rho - big)])
-    flat = _unit_vector(0, t.dtype, -1)
+    flat = _unit_vector(0, t.dtype, -1.0)
     return _small_face(
         cone,
         t,
@@ -371,7 +371,7 @@ def _scaled(t: Float[Array, "3"]) -> tuple[Array, Array, Array]:
     return u, v, w
 
 
-def _unit_vector(place: int, dtype: DTypeLike, value: float = 1) -> Float[Array, "3"]:
+def _unit_vector(place: int, dtype: DTypeLike, value: float = 1.0) -> Float[Array, "3"]:
     return jnp.zeros(3, dtype).at[place].set(value)
 
 
