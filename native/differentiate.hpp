@@ -17,6 +17,33 @@ struct Given {
   Solution<const double> solution;
 };
 
+// How many numbers the arrays of a call have.
+inline std::vector<int64_t> data_lengths(const Problem& problem) {
+  return {static_cast<int64_t>(problem.P.count()), static_cast<int64_t>(problem.A.count()),
+          problem.n, problem.m};
+}
+
+inline std::vector<int64_t> solution_lengths(const Problem& problem) {
+  return {problem.n, problem.m, problem.m};
+}
+
+inline std::vector<int64_t> given_lengths(const Problem& problem) {
+  std::vector<int64_t> lengths = data_lengths(problem);
+  for (int64_t length : solution_lengths(problem)) lengths.push_back(length);
+  return lengths;
+}
+
+template <typename Arrays>
+Given given_of(const Arrays& arrays) {
+  return {{arrays[0], arrays[1], arrays[2], arrays[3]}, {arrays[4], arrays[5], arrays[6]}};
+}
+
+// The arrays that the state of a derivative consists of: lam, the frames, K, its factor.
+inline std::vector<int64_t> state_lengths(const Problem& problem) {
+  const Pattern K = problem.pattern();
+  return {problem.m, problem.cone.frame, K.entries, Factor::size(K)};
+}
+
 // How a derivative came about: see the Python class Progress.
 struct Report {
   bool solved;

@@ -63,8 +63,15 @@ class Arrays {
   std::vector<Py_buffer> views_;
 };
 
+using Shared = std::shared_ptr<const Problem>;
+
+inline const Shared* shared_problem(PyObject* capsule) {
+  return static_cast<Shared*>(PyCapsule_GetPointer(capsule, kProblem));
+}
+
 inline const Problem* problem_of(PyObject* capsule) {
-  return static_cast<const Problem*>(PyCapsule_GetPointer(capsule, kProblem));
+  const Shared* shared = shared_problem(capsule);
+  return shared == nullptr ? nullptr : shared->get();
 }
 
 struct Settings {
@@ -90,31 +97,6 @@ struct Settings {
   }
 };
 
-inline std::vector<int64_t> data_lengths(const Problem& problem) {
-  return {static_cast<int64_t>(problem.P.count()), static_cast<int64_t>(problem.A.count()),
-          problem.n, problem.m};
-}
-
-inline std::vector<int64_t> solution_lengths(const Problem& problem) {
-  return {problem.n, problem.m, problem.m};
-}
-
-inline std::vector<int64_t> given_lengths(const Problem& problem) {
-  std::vector<int64_t> lengths = data_lengths(problem);
-  for (int64_t length : solution_lengths(problem)) lengths.push_back(length);
-  return lengths;
-}
-
-inline Given given_of(const Arrays& arrays) {
-  return {{arrays[0], arrays[1], arrays[2], arrays[3]}, {arrays[4], arrays[5], arrays[6]}};
-}
-
-// The arrays that the state of a derivative consists of: lam, the frames, K, its factor.
-inline std::vector<int64_t> state_lengths(const Problem& problem) {
-  const Pattern K = problem.pattern();
-  return {problem.m, problem.cone.frame, K.entries, Factor::size(K)};
-}
-
 // The problem from its parts, in the order of Problem::Part, and the exponents of its power
 // cones.
 inline PyObject* make_problem(PyObject* args, const Lapack& lapack) {
@@ -128,16 +110,16 @@ inline PyObject* make_problem(PyObject* args, const Lapack& lapack) {
   const Py_ssize_t count = PyObject_Length(numbers);
   Arrays array;
   if (count < 0 || !array.read("exponents", numbers, count, false)) return nullptr;
-  std::unique_ptr<Problem> problem;
+  auto shared = std::make_unique<Shared>();
   const bool made = without_lock([&] {
     const std::vector<double> exponents(array[0], array[0] + count);
-    problem = std::make_unique<Problem>(std::move(parts), exponents, lapack);
+    *shared = std::make_shared<const Problem>(std::move(parts), exponents, lapack);
   });
   if (!made) return nullptr;
-  PyObject* capsule = PyCapsule_New(problem.get(), kProblem, [](PyObject* object) {
-    delete static_cast<Problem*>(PyCapsule_GetPointer(object, kProblem));
+  PyObject* capsule = PyCapsule_New(shared.get(), kProblem, [](PyObject* object) {
+    delete static_cast<Shared*>(PyCapsule_GetPointer(object, kProblem));
   });
-  if (capsule != nullptr) problem.release();
+  if (capsule != nullptr) shared.release();
   return capsule;
 }
 

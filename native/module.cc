@@ -1,19 +1,26 @@
 // XLA FFI calls of the sparse LDL' factorisation, and its symbolic phase, as a Python
-// module. An array of a call may have leading batch axes of length one or of the length
-// of the batch, as jax.ffi.ffi_call(vmap_method="expand_dims") makes them.
+// module.
 #include <memory>
 #include <string>
 
+#include "batch.hpp"
 #include "host.hpp"
 #include "parallel.hpp"
-#include "xla/ffi/api/ffi.h"
+#include "traced.hpp"
 
 namespace ffi = xla::ffi;
+using diffqcp::Batch;
 using diffqcp::Factor;
+using diffqcp::Guarded;
 using diffqcp::Index;
+using diffqcp::items;
+using diffqcp::Numbers;
 using diffqcp::Outcome;
 using diffqcp::parallel;
 using diffqcp::Pattern;
+using diffqcp::read;
+using diffqcp::real;
+using diffqcp::Values;
 
 namespace {
 
@@ -21,63 +28,13 @@ namespace {
 diffqcp::Lapack lapack{nullptr, nullptr};
 
 using Plan = ffi::Buffer<ffi::S32>;      // and other arrays of integers
-using Numbers = ffi::AnyBuffer;           // float32 or float64, float64 inside
 using Words = ffi::Buffer<ffi::U32>;      // pairs of them are doubles
 using Flags = ffi::Buffer<ffi::PRED>;
 using Errors = ffi::Buffer<ffi::F32>;
 using Counts = ffi::Buffer<ffi::S32>;
 
-// Where the items of a batch are in an array whose last `inner` axes belong to an item.
-class Batch {
- public:
-  Batch(ffi::Span<const int64_t> dims, ffi::Span<const int64_t> all, size_t inner = 1) {
-    int64_t stride = inner == 0 ? 1 : dims[dims.size() - 1];
-    for (size_t axis = dims.size() - inner; axis-- > 0;) {
-      lengths_.push_back(all[axis]);
-      strides_.push_back(dims[axis] == 1 ? 0 : stride);
-      stride *= dims[axis];
-    }
-  }
-
-  int64_t operator()(int64_t item) const {
-    int64_t offset = 0;
-    for (size_t axis = 0; axis < lengths_.size(); ++axis) {
-      offset += item % lengths_[axis] * strides_[axis];
-      item /= lengths_[axis];
-    }
-    return offset;
-  }
-
-  bool shared() const {
-    return std::all_of(strides_.begin(), strides_.end(),
-                       [](int64_t stride) { return stride == 0; });
-  }
-
- private:
-  std::vector<int64_t> lengths_, strides_;  // innermost axis first
-};
-
-int64_t items(ffi::Span<const int64_t> dims) {
-  int64_t count = 1;
-  for (size_t axis = 0; axis + 1 < dims.size(); ++axis) count *= dims[axis];
-  return count;
-}
-
 template <int C>
 using Size = std::integral_constant<int, C>;
-
-// Copies `count` numbers to every `stride`-th place; the k-th is that of index order[k].
-void read(const Numbers& from, int64_t offset, Index count, const Index* order,
-          double* to, int stride = 1) {
-  const auto copy = [&](const auto* in) {
-    for (Index k = 0; k < count; ++k)
-      to[static_cast<int64_t>(k) * stride] = in[order == nullptr ? k : order[k]];
-  };
-  if (from.element_type() == ffi::F32)
-    copy(from.typed_data<float>() + offset);
-  else
-    copy(from.typed_data<double>() + offset);
-}
 
 void write(const std::vector<double>& from, int start, int stride, const Index* order,
            ffi::AnyBuffer& to, int64_t offset, Index count) {
@@ -89,30 +46,6 @@ void write(const std::vector<double>& from, int start, int stride, const Index* 
     copy(to.typed_data<float>() + offset);
   else
     copy(to.typed_data<double>() + offset);
-}
-
-// The values of an item as doubles, copied if they are not.
-class Values {
- public:
-  Values(const Numbers& numbers, int64_t offset, Index count) {
-    if (numbers.element_type() == ffi::F64) {
-      data_ = numbers.typed_data<double>() + offset;
-      return;
-    }
-    copy_.resize(count);
-    read(numbers, offset, count, nullptr, copy_.data());
-    data_ = copy_.data();
-  }
-
-  const double* data() const { return data_; }
-
- private:
-  std::vector<double> copy_;
-  const double* data_;
-};
-
-bool real(const Numbers& numbers) {
-  return numbers.element_type() == ffi::F32 || numbers.element_type() == ffi::F64;
 }
 
 // What is wrong with the arrays of a call, if anything is. The batch is that of a result
@@ -235,24 +168,6 @@ ffi::Error check_solve(Plan plan, const Numbers& values, Words words, Flags sing
       .result("steps", steps->dimensions())
       .error();
 }
-
-// A handler that throws nothing.
-template <auto handler>
-struct Guarded;
-
-template <typename... Arguments, ffi::Error (*handler)(Arguments...)>
-struct Guarded<handler> {
-  static ffi::Error call(Arguments... arguments) {
-    try {
-      return handler(std::move(arguments)...);
-    } catch (const std::bad_alloc&) {
-      return ffi::Error(ffi::ErrorCode::kResourceExhausted,
-                        "not enough memory to factorise K or to solve with it");
-    } catch (const std::exception& exception) {
-      return ffi::Error::Internal(exception.what());
-    }
-  }
-};
 
 ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Plan groups, Numbers values,
                      Numbers shift, bool adapt, bool well_posed, ffi::Result<Words> words,
@@ -406,6 +321,36 @@ PyObject* handlers(PyObject*, PyObject*) {
                        capsule(kSolve));
 }
 
+// Those of calls that an executable keeps, and the type of what it keeps.
+PyObject* problem_handlers(PyObject*, PyObject*) {
+  namespace traced = diffqcp::traced;
+  static XLA_FFI_TypeInfo info = ffi::MakeTypeInfo<traced::Call>();
+  const auto capsule = [](void* pointer) {
+    return PyCapsule_New(pointer, nullptr, nullptr);
+  };
+  const auto handler = [](auto* function) {
+    return PyCapsule_New(reinterpret_cast<void*>(function), "xla._CUSTOM_CALL_TARGET",
+                         nullptr);
+  };
+  return Py_BuildValue(
+      "(NN{sNsNsNsNsNsNsN}N)", capsule(&traced::Call::id), capsule(&info), "vjp",
+      handler(traced::kVjp), "jvp", handler(traced::kJvp), "linearise",
+      handler(traced::kLinearise), "solve", handler(traced::kSolve), "newton",
+      handler(traced::kNewton), "central", handler(traced::kCentral), "equilibrate",
+      handler(traced::kEquilibrate), handler(traced::kInstantiate));
+}
+
+// register(problem, key): the calls of a program know a problem by its key.
+PyObject* register_problem(PyObject*, PyObject* args) {
+  PyObject* capsule;
+  long long key;
+  if (!PyArg_ParseTuple(args, "OL", &capsule, &key)) return nullptr;
+  const auto* problem = diffqcp::host::shared_problem(capsule);
+  if (problem == nullptr) return nullptr;
+  diffqcp::traced::registry.add(key, *problem);
+  Py_RETURN_NONE;
+}
+
 PyObject* problem(PyObject*, PyObject* args) {
   return diffqcp::host::make_problem(args, lapack);
 }
@@ -416,6 +361,9 @@ PyMethodDef methods[] = {
     {"analyse", analyse, METH_VARARGS,
      "analyse(order, rows, cols) -> (plan, source, fill, operations): the symbolic phase."},
     {"handlers", handlers, METH_NOARGS, "The XLA FFI handlers, as capsules."},
+    {"problem_handlers", problem_handlers, METH_NOARGS,
+     "(type id, type info, {name: handler}, instantiate): those that belong to a problem."},
+    {"register", register_problem, METH_VARARGS, "register(problem, key)"},
     {"problem", problem, METH_VARARGS, "problem(parts, exponents): a QCP's structure."},
     {"sizes", host::sizes, METH_O,
      "sizes(problem): of the frames, of K as it is stored, of its factor."},

@@ -19,9 +19,8 @@ using Eigen = void(char*, char*, int*, double*, int*, double*, double*, int*, in
 // solved for in these units, the null space is removed in those of the data.
 class Spectrum {
  public:
-  // Relative to the largest eigenvalue: those below the widest gap in this range are taken
-  // for zero.
-  static constexpr double kNull = 1e-13, kNonzero = 1e-8;
+  // Eigenvalues below that, relative to the largest, are taken for zero.
+  static constexpr double kNull = 1e-11;
   // With more rows than that, it would take too long.
   static constexpr Index kLargest = 4000;
 
@@ -46,7 +45,7 @@ class Spectrum {
       vectors_[std::max(i, j) + static_cast<size_t>(order_) * std::min(i, j)] += value;
     }
     decompose(eigen);
-    find_gap();
+    find_null_value();
     find_null_space();
   }
 
@@ -96,22 +95,9 @@ class Spectrum {
     known_ = info == 0;
   }
 
-  void find_gap() {
-    double largest = 0;
-    for (double value : diagonal_) largest = std::max(largest, std::abs(value));
-    for (double value : values_) largest = std::max(largest, std::abs(value));
-    std::vector<double> sizes{kNull * largest, kNonzero * largest};
+  void find_null_value() {
     for (const auto* part : {&diagonal_, &values_})
-      for (double value : *part)
-        if (std::abs(value) > sizes[0] && std::abs(value) < sizes[1])
-          sizes.push_back(std::abs(value));
-    std::sort(sizes.begin(), sizes.end());
-    double widest = 0;
-    for (size_t k = 1; k < sizes.size(); ++k)
-      if (sizes[k] > widest * sizes[k - 1]) {
-        widest = sizes[k] / sizes[k - 1];
-        null_ = sizes[k - 1];
-      }
+      for (double value : *part) null_ = std::max(null_, kNull * std::abs(value));
   }
 
   // An orthonormal basis of null(K), from that in units of the shift.

@@ -40,25 +40,25 @@ def test_infeasible_problems(cones):
     """The shift that the problem is made around, the optimality conditions of both stages
     with projections of other code, and derivatives against differences.
     """
+    problem, _ = infeasible_problem(*cones, 0)
+    structure = QCPStructureDense(*dense(problem)[:2], problem.dims, psd_order="upper")
+    solver = QCPSolver(structure, closest_feasible=True)
+
+    def solve(*data):
+        found = solver(*data)
+        return *parts(found), found.status
+
+    @jax.jit
+    def jvp(data, change):
+        return jax.jvp(solve, data, change)
+
+    @jax.jit
+    def vjp(data, cotangents):
+        return jax.vjp(lambda *data: solve(*data)[:4], *data)[1](cotangents)
+
     for seed in range(2):
         problem, shift = infeasible_problem(*cones, seed)
         data, dims = dense(problem), problem.dims
-        if seed == 0:
-            structure = QCPStructureDense(*data[:2], dims, psd_order="upper")
-            solver = QCPSolver(structure, closest_feasible=True)
-
-            @jax.jit
-            def jvp(data, change, solver=solver):
-                return jax.jvp(
-                    lambda *data: (*parts(solver(*data)), solver(*data).status),
-                    data,
-                    change,
-                )
-
-            @jax.jit
-            def vjp(data, cotangents, solver=solver):
-                return jax.vjp(lambda *data: parts(solver(*data)), *data)[1](cotangents)
-
         change = dense(random_direction(problem, seed))
         (x, y, s, t, status), moved = jvp(data, change)
         assert status == Status.CLOSEST_FEASIBLE
@@ -281,7 +281,9 @@ def test_elastic():
         # The error of differences of second order.
         near = (ahead - behind) / (2 * step)
         np.testing.assert_allclose(part, near, rtol=0, atol=1e-6)
-    feasible = A @ x + project(problem.dims, np.asarray(s) + 1.0 * (s > 0))
+    feasible = A @ x + project(
+        problem.dims, np.asarray(s) + np.where(np.asarray(s) > 0, 1.0, 0.0)
+    )
     own = QCPSolver(structure)(P, A, q, feasible)
     priced = QCPSolver(structure, elastic=1e3)(P, A, q, feasible)
     np.testing.assert_allclose(priced.x, own.x, rtol=0, atol=1e-10)
@@ -290,8 +292,9 @@ def test_elastic():
 
 def test_quadratic_programs_as_arrays():
     G, h = np.array([[1.0, 1.0], [-1.0, -1.0]]), -np.ones(2)
-    options = {"closest_feasible": True}
-    found = diffqcp.solve_qp(np.eye(2), np.ones(2), None, None, G, h, **options)
+    found = diffqcp.solve_qp(
+        *(np.eye(2), np.ones(2), None, None, G, h), closest_feasible=True
+    )
     assert found.status == Status.CLOSEST_FEASIBLE
     np.testing.assert_allclose(found.shift, [1, 1], rtol=0, atol=1e-14)
 

@@ -1,7 +1,9 @@
 """Derivatives by the compiled extension: against JAX, and what they do without."""
 
+import gc
 import os
 import pickle
+import re
 import threading
 
 import cvxpy as cp
@@ -11,12 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffqcp import _arrays, _problem, HostQCP, QCPStructureCPU
+from diffqcp import (
+    _arrays,
+    _differentiate,
+    _newton,
+    _problem,
+    _search,
+    _traced,
+    HostQCP,
+    QCPSolver,
+    QCPStructureCPU,
+    QCPStructureDense,
+)
 from diffqcp._arrays import as_jax
 from diffqcp._compiled import is_compiled
 from diffqcp._problem import Problem, problem_of
+from diffqcp._scaling import equilibrate
+from diffqcp.forward import Newton
 from diffqcp.integrations.cvxpy import backward, device_qcp, host_qcp
-from diffqcp.linear_solve import LU, select_solver
+from diffqcp.linear_solve import AutoSolver, LU, select_solver
 from diffqcp.linear_solve.sparse_ldl import COMPILED
 
 from .helpers import entries, FAMILIES, host, host_data, worst
@@ -35,6 +50,12 @@ def rough(solution, size=1e-4):
     return [part + size * rng.normal(size=part.size) for part in solution]
 
 
+def without_calls(monkeypatch):
+    """Programs do without the extension, but for the factorisation of `K`."""
+    for module in (_differentiate, _newton, _search):
+        monkeypatch.setattr(module, "in_programs", lambda *_: False)
+
+
 def cotangents_of(solution):
     rng = np.random.default_rng(3)
     return tuple(rng.normal(size=part.size) for part in solution)
@@ -46,8 +67,10 @@ def cotangents_of(solution):
     [FAMILIES["mixed"], {"z": 1, "q": [12, 12], "l": 2}],
     ids=["mixed", "expanded"],
 )
-def test_same_as_jax(dims):
-    """What is traced goes through JAX. From rough solutions, so with Newton steps."""
+def test_same_as_jax(dims, monkeypatch):
+    """By calls of the extension from Python, from a program, and without it. From rough
+    solutions, so with Newton steps.
+    """
     problem, solution = random_problem(dims, 1, order="upper")
     if "ep" not in dims:  # one entry of A for each row and column
         kept = np.random.default_rng(0).random(problem.A.shape) < 0.15
@@ -60,12 +83,20 @@ def test_same_as_jax(dims):
     change = host_data(problem, random_direction(problem, 2))
     cotangents = cotangents_of(solution)
 
-    @jax.jit
-    def by_jax(qcp, change, cotangents):
+    def all_of_it(qcp, change, cotangents):
         return qcp.jvp(*change), qcp.vjp(*cotangents), qcp.vjp(*cotangents, polish=False)
 
-    tangents, gradient, plain = by_jax(qcp, change, cotangents)
+    program = jax.jit(lambda *args: all_of_it(*args))
+    assert "diffqcp_vjp" in program.lower(qcp, change, cotangents).as_text()
+    from_program = program(qcp, change, cotangents)
+    with monkeypatch.context() as patched:
+        without_calls(patched)
+        by_jax = jax.jit(all_of_it)
+        assert "diffqcp_vjp" not in by_jax.lower(qcp, change, cotangents).as_text()
+        tangents, gradient, plain = by_jax(qcp, change, cotangents)
     close = 1e-12
+    for part, expected in zip(from_program, (tangents, gradient, plain), strict=True):
+        assert worst(numbers(part), numbers(expected)) < close
     assert worst(numbers(qcp.jvp(*change)), numbers(tangents)) < close
     assert worst(numbers(qcp.vjp(*cotangents)), numbers(gradient)) < close
     assert worst(numbers(qcp.vjp(*cotangents, polish=False)), numbers(plain)) < close
@@ -76,6 +107,101 @@ def test_same_as_jax(dims):
     # The operator is the one that JAX makes.
     traced = jax.jit(lambda operator, flat: operator.mv(flat))(operator, flat)
     assert worst(numbers(traced), numbers(tangents)) < close
+
+
+@pytest.mark.parametrize(("dtype", "smoothing"), [(np.float64, 0.0), (np.float32, 1e-2)])
+def test_same_solutions_as_jax(dtype, smoothing, monkeypatch):
+    """A solve with its gradient and a JVP, for a batch: units, Newton steps and the
+    derivative by calls of the extension, and without them.
+    """
+    dims = {"z": 1, "l": 2, "q": [3], "s": [2], "ep": 1, "p": [0.4, -0.7]}
+    items = [random_problem(dims, seed)[0] for seed in range(3)]
+    P, A, q, b = (
+        np.stack([getattr(item, name) for item in items]).astype(dtype)
+        for name in ("P", "A", "q", "b")
+    )
+    structure = QCPStructureDense(P[0], A[0], dims)
+
+    # Another name of the same method, as what is traced is kept.
+    def program(method):
+        solver = QCPSolver(
+            structure, forward=Newton(), solve_method=method, smoothing=smoothing
+        )
+
+        def all_of_it(P, A, q, b):
+            def loss(*data):
+                found = solver(*data)
+                return jnp.sum(jnp.sin(found.x)) + jnp.sum(found.y), found.x
+
+            gradients, x = jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(P, A, q, b)
+            return x, jax.jvp(loss, (P, A, q, b), gradients)[1][0], *gradients
+
+        return jax.jit(jax.vmap(all_of_it)).lower(P, A, q, b)
+
+    with_calls = program("auto")
+    without_calls(monkeypatch)
+    without = program("ldl")
+    assert "diffqcp_newton" in with_calls.as_text()
+    assert "diffqcp_newton" not in without.as_text()
+    got, expected = (
+        [part.ravel() for part in numbers(lowered.compile()(P, A, q, b))]
+        for lowered in (with_calls, without)
+    )
+    close = 1e-10 if dtype == np.float64 else 3e-3
+    assert worst(got, expected) < close
+
+
+def test_units_are_those_of_jax():
+    problem, _ = random_problem({"z": 2, "l": 3, "q": [3, 4], "s": [2]}, 5)
+    wild = problem._replace(b=problem.b * np.array([1e9, 1] + [1e-4] * 13))
+    qcp = host(wild, random_problem(problem.dims, 5)[1])
+    data = qcp.P_values, qcp.A_values, qcp.q, qcp.b
+    scaling = equilibrate(qcp.problem_structure, data)
+    scaled, units = _traced.equilibrate(
+        _traced.Call(qcp.problem_structure, AutoSolver()), data
+    )
+    for part, expected in zip(units, scaling, strict=True):
+        np.testing.assert_array_equal(part, expected)
+    for part, expected in zip(
+        scaled, scaling.data(qcp.problem_structure, data), strict=True
+    ):
+        np.testing.assert_array_equal(part, expected)
+
+
+def test_derivatives_of_derivatives():
+    """Of a gradient, which the extension has no rule for."""
+    problem, solution = random_problem({"z": 1, "l": 3, "q": [3]}, 4)
+    qcp, cotangents = host(problem, solution), cotangents_of(solution)
+
+    def gradient(q):
+        moved = HostQCP(*(qcp.P, qcp.A, q, qcp.b, *solution, qcp.problem_structure))
+        return moved.vjp(*cotangents, polish=False)[1].data
+
+    step = np.random.default_rng(0).normal(size=problem.q.size)
+    _, slope = jax.jvp(gradient, (qcp.q,), (jnp.asarray(step),))
+    size = 1e-5
+    ahead, behind = (gradient(qcp.q + sign * size * step) for sign in (1, -1))
+    np.testing.assert_allclose(slope, (ahead - behind) / (2 * size), rtol=0, atol=1e-8)
+
+
+def test_a_structure_is_held_by_its_programs():
+    """And by nothing else: a key that is not known is an error by name."""
+    problem, solution = random_problem({"l": 3}, 6)
+    qcp = host(problem, solution)
+    gradient = jax.jit(lambda q, *parts: q.vjp(*parts)).lower(
+        qcp, *cotangents_of(solution)
+    )
+    text = gradient.as_text()
+    key = re.search(r"problem = (-?\d+)", text)
+    assert key is not None
+    compiled = gradient.compile()
+    expected = compiled(qcp, *cotangents_of(solution))
+    _problem._by_value.cache_clear()
+    del qcp, gradient
+    gc.collect()
+    again = host(problem, solution)
+    got = compiled(again, *cotangents_of(solution))
+    np.testing.assert_array_equal(got[2], expected[2])
 
 
 def test_which_way():

@@ -415,9 +415,9 @@ def test_sensitivity_prints_a_table():
     np.testing.assert_allclose(found[p], 6 * p.value, rtol=1e-10)
     np.testing.assert_allclose(found[outside], 5, rtol=1e-7)
     lines = str(found).splitlines()
-    assert lines[0].split() == ["parameter", "value", "sensitivity"]
-    assert lines[1].split() == ["p[0]", "1", "6"]
-    assert lines[3].split() == ["factor", "3", "5"]
+    assert lines[0].split() == ["parameter", "value", "sensitivity", "from", "to"]
+    assert lines[1].split() == ["p[0]", "1", "6", "-inf", "inf"]
+    assert lines[3].split() == ["factor", "3", "5", "-inf", "inf"]
     long = cp.Parameter(30, name="q", value=np.arange(30.0))
     problem = cp.Problem(cp.Minimize(cp.sum_squares(cp.Variable(30) - long)))
     problem.solve(solver=cp.CLARABEL)

@@ -209,7 +209,7 @@ def test_nearly_singular_is_reported():
 
 @pytest.mark.skipif(not COMPILED, reason="needs the compiled extension")
 def test_eigenvalues_of_all_sizes():
-    """From 1 down to rounding errors, in a batch too: those below a gap do not count."""
+    """From 1 down to rounding errors, in a batch too: those below 1e-11 do not count."""
     rng = np.random.default_rng(0)
     n, m = 24, 3
     basis = np.linalg.qr(rng.normal(size=(n, n)))[0]

@@ -1,114 +1,99 @@
-"""The demo's parts: `python -m diffqcp`."""
+"""The demo's parts: `python -m diffqcp`, and the command line."""
 
 import sys
-from itertools import islice
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from diffqcp import __main__, _check
 
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 pytest.importorskip("sklearn")
+pytest.importorskip("cvxpy")
 
-from diffqcp import __main__, _demo
+from diffqcp import _demo, _demo_show
 
 
 @pytest.fixture(scope="module")
 def parts():
-    return _demo.load_rows()
+    return _demo.load_images(0)
 
 
 @pytest.fixture(scope="module")
 def model(parts):
-    return _demo.Regression(parts[0])
+    return _demo.Classifier(parts[0])
 
 
-def huber_elastic_net(rows, hyperparameters, coefficients):
-    """The objective as written, without a QP."""
-    lambda1, lambda2, delta = hyperparameters
-    error = np.abs(np.asarray(rows.target) - np.asarray(rows.features) @ coefficients)
-    huber = np.where(error <= delta, error**2 / 2, delta * (error - delta / 2))
-    beta = coefficients[:-1]
-    penalty = lambda1 * np.abs(beta).sum() + lambda2 / 2 * (beta**2).sum()
-    return huber.sum() + penalty
+def objective(images, theta, fit):
+    """As written, without CVXPY."""
+    beta, c = fit[:64], fit[64]
+    margins = images.answers * (images.pixels @ beta + c)
+    hinge = np.maximum(0, 1 - margins).sum()
+    return hinge + (np.exp(theta) * beta**2).sum() / 2
 
 
-def test_data_is_split_and_standardised(parts):
-    train, validation, test = parts
-    assert [part.target.size for part in parts] == [150, 146, 146]
-    assert train.features.shape == (150, 65)
-    assert np.allclose(train.features[:, :-1].mean(axis=0), 0)
-    assert np.allclose(train.features[:, :-1].std(axis=0), 1)
-    assert np.allclose(train.target.mean(), 0)
-    assert np.linalg.matrix_rank(train.features) == 65
+def test_images_are_divided():
+    """The same ones for the same split; no image is in two parts."""
+    parts = _demo.load_images(3)
+    assert [len(part.answers) for part in parts] == [100, 800, 897]
+    again = _demo.load_images(3)[0]
+    assert np.array_equal(again.pixels, parts[0].pixels)
+    everything = np.concatenate([part.pixels for part in parts])
+    original = _demo.load_digits().data / 16 - 0.3
+    assert np.array_equal(
+        everything[np.lexsort(everything.T)], original[np.lexsort(original.T)]
+    )
 
 
-def test_qp_is_the_regression(parts, model):
-    """The solution's objective is that of the regression, and no coefficients nearby
-    have a lower one.
-    """
-    hyperparameters = (3.0, 1.0, 0.4)
-    qcp = model.solve(jnp.log(jnp.array(hyperparameters)))
-    x = np.asarray(qcp.x)
-    coefficients = x[:65]
-    least = huber_elastic_net(parts[0], hyperparameters, coefficients)
-    diagonal = np.zeros(x.size)
-    diagonal[np.asarray(qcp.P.indices[:, 0])] = np.asarray(qcp.P.data)
-    assert abs(x @ (diagonal * x) / 2 + qcp.q @ x - least) < 1e-8
-    assert 5 < np.sum(np.abs(coefficients) > 1e-6) < 60
+def test_fit_is_the_classifier(parts, model):
+    """No point nearby has a lower objective."""
     rng = np.random.default_rng(0)
+    theta = rng.normal(size=64)
+    fit = model.fit(theta, **_demo_show.TIGHT)
+    least = objective(parts[0], theta, fit)
     for size in (1e-3, 1e-2, 1e-1):
-        other = coefficients + size * rng.standard_normal(65)
-        assert huber_elastic_net(parts[0], hyperparameters, other) > least
+        other = fit + size * rng.standard_normal(65)
+        assert objective(parts[0], theta, other) > least
 
 
-@pytest.mark.parametrize("hyperparameters", [_demo.START, (3.0, 5.0, 0.5)])
-def test_gradient_agrees_with_central_differences(parts, model, hyperparameters):
-    theta = jnp.log(jnp.array(hyperparameters))
-    gradient = model.gradient(theta, model.solve(theta), parts[1])
-    slopes = [_demo.slope(model, theta, parts[1], i) for i in range(3)]
-    assert all(smooth for _, smooth in slopes)
-    # Clarabel leaves 1e-12 in the solutions, which are 2e-4 apart.
-    error = np.abs(gradient - np.array([value for value, _ in slopes]))
-    assert np.all(error < 1e-7 * jnp.linalg.norm(gradient))
+def test_first_gradient_agrees_with_central_differences(parts, model):
+    """At the point where the demo checks it."""
+    _, validation, _ = parts
+    theta = np.full(64, -1.0)
+    fit = model.fit(theta, **_demo_show.TIGHT)
+    gradient = model.gradient(_demo.logistic_loss(validation, fit)[1])
+    differences = _demo_show.central_differences(model, validation, theta)
+    error = np.linalg.norm(gradient - differences)
+    # Clarabel leaves 1e-12 in fits that are 2e-4 apart.
+    assert error < 1e-7 * np.linalg.norm(gradient)
 
 
-def test_slope_sees_a_kink(parts, model):
-    """With `lambda1` just above its largest useful value nothing is fitted."""
-    x = model.solve(jnp.log(jnp.array([1e3, 1.0, 0.3]))).x
-    assert np.allclose(x[:64], 0, atol=1e-9)
-    train = parts[0]
-    clipped = jnp.clip(train.target - x[64], -0.3, 0.3)
-    largest = jnp.max(jnp.abs(train.features[:, :-1].T @ clipped))
-    theta = jnp.log(jnp.array([largest, 1.0, 0.3]))
-    assert not _demo.slope(model, theta, parts[1], 0)[1]
-
-
-def test_descent_decreases_the_loss(parts, model):
-    path = _demo.descend(model, jnp.log(jnp.array(_demo.START)), parts[1])
-    losses = [step.loss for step in islice(path, 8)]
-    assert len(losses) == 8
-    assert np.all(np.diff(losses) < 0)
+def test_descent_beats_the_search(parts, model):
+    _, validation, _ = parts
+    theta = np.full(64, -1.0)
+    losses = [step.loss for step in _demo.descend(model, validation, theta, 8)]
+    found = [loss for loss, _ in _demo.search(model, validation, theta, 16)]
+    assert np.all(np.diff(found) <= 0)
+    assert losses[-1] < found[-1] < losses[0]
 
 
 def test_main(tmp_path, capsys):
     x64 = jax.config.jax_enable_x64
-    steps = _demo.run(tmp_path / "plot.png", steps=2, draws=2)
+    ((shared, _, descent),) = _demo_show.run(tmp_path / "plot.png", steps=3, splits=1)
     assert jax.config.jax_enable_x64 == x64
-    assert len(steps) == 3
-    assert steps[2].loss < 0.95 * steps[0].loss
+    assert descent < shared
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert "No kink lies between" in printed
-    assert "after 2 steps" in printed
+    assert "of which derivative" in printed
+    assert "of 1 splits" in printed
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr(_demo, "run", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(_demo_show, "run", lambda *arguments: calls.append(arguments))
     __main__.main(["--output", str(tmp_path / "a.png"), "--steps", "7"])
     assert calls == [(tmp_path / "a.png", 7)]
     for wrong in (["--steps", "0"], ["--output", str(tmp_path / "no" / "a.png")]):
@@ -119,12 +104,32 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert len(calls) == 1
 
 
+def test_check(monkeypatch, capsys):
+    """It reports the extension, or why it is not in use, and fails with the gradient."""
+    with pytest.raises(SystemExit) as error:
+        __main__.main(["check"])
+    assert error.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"jax {jax.__version__}" in printed and "error" in printed
+    expected = "in use" if _check.COMPILED else "not in use ("
+    assert f"compiled extension: {expected}" in printed
+    monkeypatch.setattr(_check, "COMPILED", False)
+    monkeypatch.setitem(sys.modules, "diffqcp._ldl", None)
+    monkeypatch.setattr(_check, "_error", lambda jitted: 0.1)
+    with pytest.raises(SystemExit) as error:
+        __main__.main(["check"])
+    assert error.value.code == 1
+    printed = capsys.readouterr().out
+    assert "not in use (" in printed and "WRONG" in printed
+
+
 @pytest.mark.parametrize(
-    "module", ["rich.table", "matplotlib.figure", "sklearn.datasets"]
+    "module", ["rich.table", "matplotlib.figure", "sklearn.datasets", "cvxpy"]
 )
 def test_missing_extra_is_named(module, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "diffqcp._demo")
+    for name in ("_demo", "_demo_show"):
+        monkeypatch.delitem(sys.modules, f"diffqcp.{name}")
     with pytest.raises(SystemExit) as error:
         __main__.main([])
     assert error.value.code == 1
@@ -134,7 +139,8 @@ def test_missing_extra_is_named(module, monkeypatch, capsys):
 
 
 def test_other_import_errors_are_not_hidden(monkeypatch):
-    monkeypatch.setitem(sys.modules, "clarabel", None)
-    monkeypatch.delitem(sys.modules, "diffqcp._demo")
-    with pytest.raises(ModuleNotFoundError, match="clarabel"):
+    monkeypatch.setitem(sys.modules, "diffqcp.integrations.cvxpy", None)
+    for name in ("_demo", "_demo_show"):
+        monkeypatch.delitem(sys.modules, f"diffqcp.{name}")
+    with pytest.raises(ModuleNotFoundError, match="integrations"):
         __main__.main([])

@@ -76,7 +76,7 @@ CONES = {
     "psd": {"l": 1, "s": [3]},
     "exponential": {"l": 1, "ep": 1},
     "dual exponential": {"ed": 1},
-    "power": {"p": [0.3]},
+    "power": {"p": [0.3, 0.6, -0.7]},
 }
 
 

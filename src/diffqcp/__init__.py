@@ -1,6 +1,8 @@
 """Derivatives of the solutions of convex conic quadratic programs."""
 
+import importlib
 import importlib.metadata
+from typing import Any, TYPE_CHECKING
 
 from . import cones as cones
 from ._closest_derivative import (
@@ -31,7 +33,6 @@ from .linear_solve import (
     LU as LU,
     SparseLDL as SparseLDL,
 )
-from .program import Program as Program
 from .qcp import AbstractQCP as AbstractQCP, DeviceQCP as DeviceQCP, HostQCP as HostQCP
 from .qp import (
     EqualityQPSolution as EqualityQPSolution,
@@ -51,4 +52,22 @@ from .structure import (
 )
 
 
+if TYPE_CHECKING:
+    from .program import Program as Program
+
+
 __version__ = importlib.metadata.version("diffqcp")
+
+_LATER = "Program", "program"
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LATER])
+
+
+def __getattr__(name: str) -> Any:
+    # They need `scipy.optimize`, which takes long to import, so not before they are used.
+    if name in _LATER:
+        program = importlib.import_module(".program", __name__)
+        return program if name == "program" else program.Program
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

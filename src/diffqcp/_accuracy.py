@@ -107,7 +107,11 @@ def finite_bounds(
         return jnp.zeros_like(b, bool), A, b
     rows = jnp.zeros_like(b, bool).at[start : start + count].set(True)
     none = rows & (b == jnp.inf)
-    kept = jnp.where(none[structure.A_pattern.rows], 0, A)
+    pattern = structure.A_pattern
+    if pattern.full:
+        kept = jnp.where(none[:, None], 0, A.reshape(pattern.shape)).ravel()
+    else:
+        kept = jnp.where(none[pattern.rows], 0, A)
     return none, kept, jnp.where(none, 1, b)
 
 

@@ -38,7 +38,7 @@ from jaxtyping import Array, Float
 from ._accuracy import all_finite
 from ._convexity import is_convex
 from ._differentiate import linearise, Values
-from ._implicit import Extras, solve_for_jax, somewhere, split, System
+from ._implicit import Extras, multiply_by, solve_by, somewhere, split
 from ._scaling import equilibrate
 from ._sharding import vary_together
 from .cones import ProductCone
@@ -146,6 +146,14 @@ def _find_closest_jvp(
     return found, ClosestFound(*moved, still, still)
 
 
+class System(NamedTuple):
+    """A matrix, and a solver with its state for it."""
+
+    kkt: KKTOperator
+    state: Any
+    solver: FrozenSolver
+
+
 class Linearised(NamedTuple):
     """The linear systems of both stages."""
 
@@ -197,9 +205,31 @@ def closest_tangents(
         return exposed_cone(structure, t).project(v)
 
     _, turned = jax.jvp(projection, (t,), (dt,))
-    cone, right = exposed_cone(structure, t), (-r1, r2 + dt, turned)
-    dx, dy, ds = solve_for_jax(structure, linearised.face, (P, A, v), cone, right)
+    cone = exposed_cone(structure, t)
+
+    def multiply(unknowns: Array) -> Array:
+        return multiply_by(unknowns, P, A, v, cone, structure=structure)
+
+    def solve(_: Any, right: Array) -> Array:
+        return _solve_face_system(right, linearised.face, transposed=False)
+
+    def solve_transposed(_: Any, right: Array) -> Array:
+        return _solve_face_system(right, linearised.face, transposed=True)
+
+    right = jnp.concatenate([-r1, r2 + dt, turned])
+    moved = lax.custom_linear_solve(multiply, right, solve, solve_transposed)
+    dx, dy, ds = split(moved, structure.n)
     return dx, dy, ds, dt
+
+
+@partial(jax.jit, static_argnames="transposed")
+def _solve_face_system(right: Array, system: System, *, transposed: bool) -> Array:
+    kkt, state, solver = system
+
+    def solve(upper: Array, dual: Array) -> Any:
+        return kkt.solve(upper, dual, solver.thaw(), state)
+
+    return solve_by(solve, kkt.A, right, transposed)
 
 
 def shift_place(

@@ -2,15 +2,18 @@
 
 `is_compiled` decides whether a computation goes this way. If it does, it is one call of
 the extension on NumPy arrays (`native/differentiate.hpp`): from known values, on CPUs,
-with the solver of sparse systems. Everything else is JAX's: what is traced, other
-platforms, other solvers, and installations without a compiler. Both compute the same by
-the same formulas, so each is the check of the other.
+with the solver of sparse systems. Under transformations of JAX `in_programs` decides
+whether the same functions are called from the program (`diffqcp._traced`). Everything
+else is JAX's: other platforms, other solvers, derivatives of derivatives, and
+installations without a compiler. All compute the same by the same formulas, so each is
+the check of the others.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, cast, NamedTuple
 
 import jax
+import lineax as lx
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
@@ -23,12 +26,18 @@ from .structure import AbstractQCPStructure
 
 def is_compiled(solver: FrozenSolver, *arrays: Any) -> bool:
     """Whether the extension computes what depends on these arrays, with this solver."""
+    return in_programs(solver.rest.value, arrays[0].dtype) and not any(
+        [isinstance(array, Tracer) for array in arrays]
+    )
+
+
+def in_programs(solver: lx.AbstractLinearSolver, dtype: Any) -> bool:
+    """Whether the extension computes with this solver where values are not known."""
     return (
         extension is not None
-        and type(solver.rest.value) in (AutoSolver, SparseLDL)
+        and type(solver) in (AutoSolver, SparseLDL)
         and jax.default_backend() == "cpu"
-        and arrays[0].dtype in _PRECISIONS
-        and not any([isinstance(array, Tracer) for array in arrays])
+        and dtype in _PRECISIONS
     )
 
 
@@ -41,7 +50,14 @@ def _solver_options(solver: FrozenSolver, dtype: Any) -> tuple[Any, ...]:
 
 @functools.lru_cache(maxsize=32)
 def _known_options(rest: Any, dtype: np.dtype) -> tuple[Any, ...]:
-    chosen, eps = rest.value, _PRECISIONS[dtype]
+    return ldl_options(rest.value, dtype)
+
+
+def ldl_options(solver: lx.AbstractLinearSolver, dtype: Any) -> tuple[Any, ...]:
+    """What the extension is told of the solver, in the order of `Options` in
+    native/system.hpp.
+    """
+    chosen, eps = cast(AutoSolver | SparseLDL, solver), _PRECISIONS[np.dtype(dtype)]
     if not isinstance(chosen, SparseLDL):
         chosen = SparseLDL(well_posed=chosen.well_posed)
     adapt = chosen.regularisation is None and dtype == np.float64

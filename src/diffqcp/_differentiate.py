@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -13,10 +14,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from . import _compiled
+from . import _compiled, _traced
 from ._accuracy import accurate_error, exact_error, finite_bounds, relative_error
 from ._arrays import as_jax, as_jax_like
 from ._checks import as_numbers
+from ._compiled import in_programs
 from ._problem import eigenvectors
 from ._scaling import block_max
 from .cones import ConeJacobian, ProductCone
@@ -89,6 +91,7 @@ def linearise(
     values: Values,
     solver: lx.AbstractLinearSolver,
     smoothing: Smoothing = None,
+    options: dict[str, Any] | None = None,
     cone: ProductCone | None = None,
 ) -> Linearised:
     """`K`, factorised, and the right-hand side of a semismooth Newton step on
@@ -96,8 +99,12 @@ def linearise(
         P x + A'Pi(v) + q = 0,    A x + Pi(v) - v = b        at v = y - s.
 
     Its system is that of `diffqcp.kkt`, with the residuals for `r1` and `-r2`. For a QP
-    whose active set is right, the step ends at the exact solution. With `cone`, `Pi` is
-    the projection onto that.
+    whose active set is right, the step ends at the exact solution.
+
+    **Arguments:**
+
+    - `options`: those of the solver's `init`.
+    - `cone`: what takes the place of `K*`, if anything does.
     """
     cone = structure.dual_cone if cone is None else cone
     x, v = values.x, values.y - values.s
@@ -115,8 +122,54 @@ def linearise(
     poison = 0 * sum(jnp.vdot(part, part) for part in (dual_residual, primal_residual, x))
     kkt = KKTOperator(P, A, jacobian.map(lambda eigenvalues: eigenvalues + poison))
     # The rules of lineax take the state for a constant.
-    state = solver.init(jax.lax.stop_gradient(kkt), {})
+    state = solver.init(jax.lax.stop_gradient(kkt), options or {})
     return Linearised(kkt, state, (x, y, y - v), (-dual_residual, -primal_residual))
+
+
+class Point(eqx.Module):
+    """`K` at a point, factorised: by the extension if it is there for it, else by JAX."""
+
+    structure: AbstractQCPStructure = eqx.field(static=True)
+    solver: FrozenSolver
+    state: _traced.State | tuple[KKTOperator, Any]
+
+    def __init__(
+        self,
+        structure: AbstractQCPStructure,
+        solver: FrozenSolver,
+        values: Values,
+        smoothing: Smoothing,
+        options: dict[str, Any],
+    ):
+        """**Arguments:** as for `linearise`."""
+        self.structure, self.solver = structure, solver
+        if in_programs(solver.rest.value, values.x.dtype):
+            mu = 0.0 if smoothing is None else smoothing
+            self.state = _traced.linearise(self._call, values, mu)
+        else:
+            linearised = linearise(structure, values, solver.thaw(), smoothing, options)
+            self.state = linearised.kkt, linearised.state
+
+    @property
+    def _call(self) -> _traced.Call:
+        return _traced.Call(self.structure, self.solver.thaw())
+
+    @property
+    def jacobian(self) -> ConeJacobian:
+        """`D`."""
+        if isinstance(self.state, _traced.State):
+            lam, frames = self.state[:2]
+            return ConeJacobian(lam, eigenvectors(self.structure.dual_cone, frames))
+        return self.state[0].jacobian
+
+    def solve(
+        self, upper: Float[Array, " n"], dual: Float[Array, " m"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"], Bool[Array, ""]]:
+        """As `diffqcp.kkt.KKTOperator.solve`."""
+        if isinstance(self.state, _traced.State):
+            return _traced.solve(self._call, self.state, upper, dual)
+        kkt, state = self.state
+        return kkt.solve(upper, dual, self.solver.thaw(), state)
 
 
 def _bounded(structure: AbstractQCPStructure, values: Values) -> Values:
@@ -353,3 +406,90 @@ def compute_vjp(
         w, u, solved = solve(*system)
         (x, y, _), progress = _unpolished(values, solved)
     return pull_back(structure, x, y, cotangents, w, u), progress
+
+
+class Way(NamedTuple):
+    """What of a derivative is static."""
+
+    structure: AbstractQCPStructure
+    solver: FrozenSolver
+    polish: bool
+
+    @property
+    def call(self) -> _traced.Call:
+        """That of the extension."""
+        return _traced.Call(self.structure, self.solver.thaw(), self.polish)
+
+
+def jvp(
+    way: Way, values: Values, data: Data, smoothing: Smoothing
+) -> tuple[Solution, Progress]:
+    """`AbstractQCP.jvp`, under transformations or with any solver."""
+    if in_programs(way.solver.rest.value, values.x.dtype):
+        return _jvp_of_extension(way, values, data, smoothing)
+    return _jvp_of_jax(way, values, data, smoothing)
+
+
+def vjp(
+    way: Way, values: Values, cotangents: Solution, smoothing: Smoothing
+) -> tuple[Data, Progress]:
+    """`AbstractQCP.vjp`, likewise."""
+    if in_programs(way.solver.rest.value, values.x.dtype):
+        return _vjp_of_extension(way, values, cotangents, smoothing)
+    return _vjp_of_jax(way, values, cotangents, smoothing)
+
+
+def _jvp_of_jax(way: Way, values: Values, data: Data, smoothing: Smoothing) -> Any:
+    structure, solver, polish = way
+
+    def compute(values: Values) -> Any:
+        return compute_jvp(
+            solver, values, data, smoothing, structure=structure, polish=polish
+        )
+
+    return repeat(compute, values)
+
+
+def _vjp_of_jax(
+    way: Way, values: Values, cotangents: Solution, smoothing: Smoothing
+) -> Any:
+    structure, solver, polish = way
+
+    def compute(values: Values) -> Any:
+        return compute_vjp(
+            solver, values, cotangents, smoothing, structure=structure, polish=polish
+        )
+
+    return repeat(compute, values)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _jvp_of_extension(way: Way, values: Values, data: Data, smoothing: Smoothing) -> Any:
+    exact = smoothing is None
+    call = way.call._replace(polish=way.polish and exact)
+    solution, report = _traced.jvp(call, values, data, 0.0 if exact else smoothing)
+    return solution, _progress(values, report)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _vjp_of_extension(
+    way: Way, values: Values, cotangents: Solution, smoothing: Smoothing
+) -> Any:
+    exact = smoothing is None
+    call = way.call._replace(polish=way.polish and exact)
+    data, report = _traced.vjp(call, values, cotangents, 0.0 if exact else smoothing)
+    return data, _progress(values, report)
+
+
+def _progress(values: Values, report: Float[Array, "2"]) -> Progress:
+    return Progress(values[4:], jnp.append(report, jnp.zeros_like(report, shape=1)))
+
+
+@_jvp_of_extension.defjvp
+def _(way: Way, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(partial(_jvp_of_jax, way), primals, tangents)
+
+
+@_vjp_of_extension.defjvp
+def _(way: Way, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(partial(_vjp_of_jax, way), primals, tangents)

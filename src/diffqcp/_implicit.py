@@ -24,6 +24,7 @@ solution and the data, JAX's rule for linear solves differentiates the solution 
 system too, which gives second derivatives wherever `D` has one.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -32,14 +33,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ._differentiate import linearise, Smoothing, Values
-from ._search import search
+from ._differentiate import Point, Smoothing, Values
+from ._search import search, shared_space
 from ._sharding import vary_together
 from .cones import ConeJacobian, ProductCone
 from .derivative import Data, Solution
 from .forward import AbstractForwardSolver, Found
-from .kkt import KKTOperator
-from .linear_solve import FrozenSolver
+from .linear_solve import DenseRange, FrozenSolver
+from .sparsity import SparseMatrix
 from .structure import AbstractQCPStructure
 
 
@@ -106,54 +107,26 @@ def _tangents(
     r2 = db - dA_matrix.mv(x)
 
     constants = jax.lax.stop_gradient((*data, *solution))  # NaN, where there is none
-    solver = extras.solver
-    linearised = linearise(structure, Values(*constants), solver.thaw(), extras.smoothing)
-    kkt = linearised.kkt
-    bend = None if extras.smoothing is None else kkt.jacobian
-    system = System(kkt, linearised.state, solver)
-    right = -r1, r2, jnp.zeros_like(r2)
-    return solve_for_jax(structure, system, (P, A, y - s), bend, right)
-
-
-class System(NamedTuple):
-    """A matrix, and a solver with its state for it."""
-
-    kkt: KKTOperator
-    state: Any
-    solver: FrozenSolver
-
-
-def solve_for_jax(
-    structure: AbstractQCPStructure,
-    system: System,
-    live: tuple[Array, Array, Array],
-    bend: ConeJacobian | ProductCone | None,
-    right: Solution,
-) -> Solution:
-    """The solution of `M (dx, dy, ds) = right`, for JAX to differentiate.
-
-    **Arguments:**
-
-    - `system`: what solves it, of constants.
-    - `live`: the values of `P` and `A`, and `y - s`, which `M` is made of.
-    - `bend`: the derivative of the projection, or the cone in the place of `K*`, if it is
-        another one.
-    """
-    kkt, state, solver = system
+    options = {}
+    if isinstance(extras.solver.thaw(), DenseRange):
+        options["shared"] = shared_space(structure, constants[:4])
+    values = Values(*constants)
+    point = Point(structure, extras.solver, values, extras.smoothing, options)
+    bent = None if extras.smoothing is None else point.jacobian
+    A_constant = constants[1]
 
     def multiply(unknowns: Array) -> Array:
-        return _multiply(unknowns, *live, bend, structure=structure)
+        return multiply_by(unknowns, P, A, y - s, bent, structure=structure)
 
     def solve(_: Any, right: Array) -> Array:
-        return _solve(right, kkt, state, solver, transposed=False)
+        return _solve(right, point, A_constant, transposed=False)
 
     def solve_transposed(_: Any, right: Array) -> Array:
-        return _solve(right, kkt, state, solver, transposed=True)
+        return _solve(right, point, A_constant, transposed=True)
 
     # One vector, since JAX wants all of a right-hand side to be linear, and not a part.
-    moved = jax.lax.custom_linear_solve(
-        multiply, jnp.concatenate(right), solve, solve_transposed
-    )
+    right = jnp.concatenate([-r1, r2, jnp.zeros_like(r2)])
+    moved = jax.lax.custom_linear_solve(multiply, right, solve, solve_transposed)
     dx, dy, ds = split(moved, structure.n)
     return dx, dy, ds
 
@@ -168,7 +141,7 @@ def split(vector: Array, n: int) -> list[Array]:
 
 
 @partial(jax.jit, static_argnames="structure")
-def _multiply(
+def multiply_by(
     unknowns: Array,
     P: Array,
     A: Array,
@@ -192,16 +165,30 @@ def _multiply(
 
 
 @partial(jax.jit, static_argnames="transposed")
-def _solve(
-    right: Array, kkt: KKTOperator, state: Any, solver: FrozenSolver, *, transposed: bool
-) -> Array:
-    """The solution of the system with that matrix, or its transpose, by `kkt`. A
-    right-hand side of zero has a solution of zero, where there is no other, too.
+def _solve(right: Array, point: Point, A: Array, *, transposed: bool) -> Array:
+    """The solution of the system with that matrix, or its transpose. A right-hand side of
+    zero has a solution of zero, where there is no other, too.
     """
-    a, c, e = split(right, kkt.n)
-    upper, dual = a - kkt.A.transpose_mv(e), c if transposed else c - e
-    w, u, _ = kkt.solve(upper, dual, solver.thaw(), state)
-    h = c - kkt.A.mv(w)
+    A_matrix = point.structure.A_matrix(A)
+    return solve_by(point.solve, A_matrix, right, transposed)
+
+
+def solve_by(
+    solve: Callable[[Array, Array], Any],
+    A: SparseMatrix,
+    right: Array,
+    transposed: bool,
+) -> Array:
+    """The solution of the system, or of the transposed one, by `w` and `U L t` of `K`.
+
+    **Arguments:**
+
+    - `solve`: these from the two parts of the right-hand side.
+    """
+    a, c, e = split(right, A.pattern.shape[1])
+    upper, dual = a - A.transpose_mv(e), c if transposed else c - e
+    w, u, *_ = solve(upper, dual)
+    h = c - A.mv(w)
     parts = jnp.concatenate([w, e + u, h - u if transposed else h])
     return jnp.where(jnp.any(right != 0), parts, 0)
 

@@ -7,7 +7,9 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
+from . import _traced
 from ._accuracy import exact_error, scaled_error
+from ._compiled import in_programs
 from ._differentiate import linearise, Values
 from ._sharding import vary_together
 from .derivative import Data, Solution
@@ -56,6 +58,9 @@ def newton(
     """
     if callable(data):
         start, local = vary_together(start), data
+    elif in_programs(solver, start[0].dtype):
+        call = _traced.Call(structure, solver, newton_steps=max_steps, patience=patience)
+        return _traced.newton(call, data, start)
     else:
         fixed, start = vary_together((data, start))
         local = lambda x, y: fixed  # noqa: E731
@@ -107,6 +112,8 @@ def central_point(
     over the other rows, as at the start of interior-point methods. (Vandenberghe, "The
     CVXOPT linear and quadratic cone program solvers", 2010, section 5.3.)
     """
+    if in_programs(solver, data[2].dtype):
+        return _traced.central_point(_traced.Call(structure, solver), data)
     P, A, q, b = data
     zero = np.arange(structure.m) < structure.dims["z"]
     jacobian = structure.dual_cone.jacobian(jnp.zeros_like(b))

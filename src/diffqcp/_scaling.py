@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .derivative import Data, Solution
+from .sparsity import SparsityPattern
 from .structure import AbstractQCPStructure
 
 
@@ -29,9 +30,8 @@ class Scaling(NamedTuple):
     def data(self, structure: AbstractQCPStructure, data: Data) -> Data:
         """The scaled problem."""
         P, A, q, b = data
-        i, j = structure.P_pattern.rows, structure.P_pattern.cols
-        k, l = structure.A_pattern.rows, structure.A_pattern.cols  # noqa: E741
-        P, A = self.cols[i] * P * self.cols[j], self.rows[k] * A * self.cols[l]
+        P = _multiplied(self.cols, P, structure.P_pattern, self.cols)
+        A = _multiplied(self.rows, A, structure.A_pattern, self.cols)
         return P, A, self.cols * q / self.unit, self.rows * b / self.unit
 
     def scale(self, solution: Solution) -> Solution:
@@ -43,6 +43,19 @@ class Scaling(NamedTuple):
         """The inverse of `scale`."""
         x, y, s = (part * self.unit for part in solution)
         return x * self.cols, y * self.rows, s / self.rows
+
+
+def _multiplied(
+    left: Float[Array, " rows"],
+    values: Float[Array, " nnz"],
+    pattern: SparsityPattern,
+    right: Float[Array, " cols"],
+) -> Float[Array, " nnz"]:
+    """The entries of a matrix with its rows and columns multiplied."""
+    if pattern.full:
+        matrix = values.reshape(pattern.shape)
+        return (left[:, None] * matrix * right[None, :]).ravel()
+    return left[pattern.rows] * values * right[pattern.cols]
 
 
 def equilibrate(structure: AbstractQCPStructure, data: Data) -> Scaling:

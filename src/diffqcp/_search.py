@@ -16,9 +16,12 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
+from . import _traced
 from ._accuracy import accurate_error, all_finite
+from ._compiled import in_programs
 from ._convexity import is_convex
 from ._newton import newton
+from ._range_space import RangeSpace
 from ._scaling import equilibrate, Scaling
 from ._sharding import vary_together
 from .derivative import Data, Solution
@@ -31,7 +34,8 @@ from .forward import (
     Start,
     Status,
 )
-from .linear_solve import FrozenSolver
+from .linear_solve import AutoSolver, FrozenSolver
+from .linear_solve.dense_range import SharedSpace
 from .structure import AbstractQCPStructure
 
 
@@ -109,11 +113,30 @@ def _prepare(
     """Unless `scaled`, the units are those of the data."""
     finite = all_finite(data)
     data = jax.tree.map(lambda part: jnp.where(finite, part, 0), data)
-    scaling = equilibrate(structure, data)
     if not scaled:
-        scaling = jax.tree.map(jnp.ones_like, scaling)
+        _, _, q, b = data
+        one = jnp.ones_like(q, shape=())
+        scaling = Scaling(jnp.ones_like(q), jnp.ones_like(b), one)
+    elif in_programs(AutoSolver(), data[2].dtype):
+        call = _traced.Call(structure, AutoSolver())
+        data, units = _traced.equilibrate(call, data)
+        scaling = Scaling(*units)
+    else:
+        scaling = equilibrate(structure, data)
+        data = scaling.data(structure, data)
     start = None if start is None else scaling.scale(start)
-    return _Prepared(scaling.data(structure, data), start, scaling, finite)
+    return _Prepared(data, start, scaling, finite)
+
+
+def shared_space(structure: AbstractQCPStructure, data: Data) -> SharedSpace:
+    """What of a dense problem the interior-point method makes in `search`, for the
+    derivative: in one program the compiler makes it once.
+    """
+    prepared = _prepare(structure, data, None, True)
+    P, A, _, _ = prepared.data
+    P, A = structure.P_matrix(P).as_matrix(), structure.A_matrix(A).as_matrix()
+    scaling = prepared.scaling
+    return SharedSpace(RangeSpace.of(P, A), scaling.cols, scaling.rows)
 
 
 def _begin(
@@ -218,16 +241,13 @@ def search_batch(
     if prepared.start is not None:
         first = Start(prepared.start, ~np.asarray(prepared.finite))
     found = forward.solve_batch(structure, prepared.data, first)
-    begin = _begin_batch(structure, prepared, found)
-    best = _polish_batch(structure, prepared, begin, solver, max_steps)
+    best, concluded = _settle_batch(structure, prepared, found, solver, max_steps)
     settled = np.asarray(best.settled)
     if other is not None and not settled.all():
-        x, y, s = (jnp.asarray(part) for part in best.found[:3])
+        x, y, s = best.found[:3]
         found = other.solve_batch(structure, prepared.data, Start((x, y, s), settled))
-        begin = best._replace(found=Found(*(jnp.asarray(part) for part in found)))
-        new = _polish_batch(structure, prepared, begin, solver, max_steps)
-        best = _choose_batch(best, new)
-    return _conclude_batch(prepared, best)
+        concluded = _improve_batch(structure, prepared, best, found, solver, max_steps)
+    return concluded
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -240,24 +260,37 @@ def _prepare_batch(
 
 
 @partial(jax.jit, static_argnums=(0, 4))
-def _polish_batch(
+def _settle_batch(
     structure: AbstractQCPStructure,
     prepared: Any,
-    begin: Any,
+    found: Any,
+    solver: FrozenSolver,
+    max_steps: int,
+) -> tuple[Any, Any]:
+    """What the forward solver has found, polished; and the solutions if that is all."""
+
+    def settle(prepared: _Prepared, found: Found) -> tuple[Candidate, Found]:
+        begin = _begin(structure, prepared, found)
+        new = polish(structure, prepared.data, begin.found, solver.thaw(), max_steps)
+        best = _choose(begin, new)
+        return best, _conclude(prepared, best)
+
+    return jax.vmap(settle)(prepared, found)
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def _improve_batch(
+    structure: AbstractQCPStructure,
+    prepared: Any,
+    best: Any,
+    found: Any,
     solver: FrozenSolver,
     max_steps: int,
 ) -> Any:
-    def improve(prepared: _Prepared, begin: Candidate) -> Candidate:
-        new = polish(structure, prepared.data, begin.found, solver.thaw(), max_steps)
-        return _choose(begin._replace(error=jnp.inf * jnp.ones_like(new.error)), new)
+    """The solutions, with those that another solver has found."""
 
-    return jax.vmap(improve)(prepared, begin)
+    def improve(prepared: _Prepared, best: Candidate, found: Found) -> Found:
+        new = polish(structure, prepared.data, found, solver.thaw(), max_steps)
+        return _conclude(prepared, _choose(best, new))
 
-
-@partial(jax.jit, static_argnums=0)
-def _begin_batch(structure: AbstractQCPStructure, prepared: Any, found: Any) -> Any:
-    return jax.vmap(partial(_begin, structure))(prepared, found)
-
-
-_choose_batch = jax.jit(jax.vmap(_choose))
-_conclude_batch = jax.jit(jax.vmap(_conclude))
+    return jax.vmap(improve)(prepared, best, found)

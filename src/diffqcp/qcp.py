@@ -22,14 +22,15 @@ from ._differentiate import (
     as_smoothing,
     compiled_derivative,
     compute_derivative,
-    compute_jvp,
-    compute_vjp,
+    jvp as differentiate_jvp,
     Progress,
     progress_of,
     repeat,
     Smoothing,
     Values,
+    vjp as differentiate_vjp,
     warn_if_inaccurate,
+    Way,
 )
 from ._methods import quick
 from ._regularity import examine, Regularity
@@ -250,15 +251,8 @@ class AbstractQCP(eqx.Module):
             progress = progress_of(report, values)
         else:
             data = (*matrices, *(as_vector(*vector, dtype) for vector in vectors))
-            compute = partial(
-                compute_jvp,
-                chosen,
-                data=data,
-                smoothing=mu,
-                structure=structure,
-                polish=polish,
-            )
-            solution, progress = repeat(compute, values)
+            way = Way(structure, chosen, polish)
+            solution, progress = differentiate_jvp(way, values, data, mu)
         warn_if_inaccurate(progress)
         dx, dy, ds = checked(solution, progress.solved, throw)
         return dx, dy, ds
@@ -306,17 +300,10 @@ class AbstractQCP(eqx.Module):
             data, report = compiled_vjp(task, cotangents)
             progress = progress_of(report, values)
         else:
-            compute = partial(
-                compute_vjp,
-                chosen,
-                cotangents=tuple(
-                    as_vector(*vector, values.x.dtype) for vector in vectors
-                ),
-                smoothing=mu,
-                structure=structure,
-                polish=polish,
-            )
-            data, progress = repeat(compute, values)
+            dtype = values.x.dtype
+            dx, dy, ds = (as_vector(*vector, dtype) for vector in vectors)
+            way = Way(structure, chosen, polish)
+            data, progress = differentiate_vjp(way, values, (dx, dy, ds), mu)
         warn_if_inaccurate(progress)
         dP, dA, dq, db = checked(data, progress.solved, throw)
         P, A = structure.P_pattern, structure.A_pattern

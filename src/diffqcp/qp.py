@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 from ._checks import as_numbers, as_vector
 from .dense import QCPStructureDense
 from .forward import AbstractForwardSolver, InteriorPoint
+from .forward.interior_point import eliminates
+from .linear_solve import DenseRange
 from .solver import QCPSolution, QCPSolver
 
 
@@ -37,7 +39,8 @@ def solve_qp(
     - `A`, `b`: shapes `(p, n)` and `(p,)`; `p` may be 0, or both None.
     - `G`, `h`: shapes `(k, n)` and `(k,)`; `k` may be 0, or both None.
     - `forward`: the forward solver; [`diffqcp.InteriorPoint`][] by default, and with
-        `closest_feasible` [`diffqcp.Proximal`][].
+        `closest_feasible` [`diffqcp.Proximal`][]. With the first, unless the problem is
+        tiny, the derivative takes the factorisations of the solution.
     - `options`: as for [`diffqcp.QCPSolver`][]: `solve_method`, `solver`, `polish`,
         `smoothing`, `throw`, `closest_feasible`, `elastic`. `polish=False, throw=False`
         is fastest: no callback, and no Newton step after the interior-point method, whose
@@ -55,8 +58,12 @@ def solve_qp(
     with jax.numpy_dtype_promotion("standard"):
         rows, bounds = jnp.concatenate([A, G]), jnp.concatenate([b, h])
     structure = QCPStructureDense(Q, rows, {"z": A.shape[0], "l": G.shape[0]})
-    if forward is None and not options.get("closest_feasible", False):
+    special = options.get("closest_feasible") or options.get("elastic") is not None
+    if forward is None and not options.get("closest_feasible"):
         forward = InteriorPoint()
+        named = {"solver", "solve_method"} & set(options)
+        if not (special or named) and eliminates(structure):
+            options["solver"] = DenseRange()
     return QCPSolver(structure, forward=forward, **options)(Q, rows, q, bounds)
 
 

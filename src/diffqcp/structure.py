@@ -223,6 +223,9 @@ class AbstractQCPStructure(abc.ABC):
                 f"{name}: {np.sum(~inside)} stored entries lie outside shape "
                 f"{shape} (padding?)"
             )
+        pattern = SparsityPattern(rows, cols, shape)
+        if pattern.full:
+            return pattern
         flat = flat_places(rows, cols, shape[1])
         unique, counts = np.unique(flat, return_counts=True)
         if unique.size != flat.size:
@@ -231,7 +234,7 @@ class AbstractQCPStructure(abc.ABC):
                 f"{name}: entry ({row}, {col}) is stored more than once; sum "
                 "duplicates first"
             )
-        return SparsityPattern(rows, cols, shape)
+        return pattern
 
     def _is_traced(self, matrix: Any) -> bool:
         """Whether the indices are unknown."""

@@ -83,9 +83,10 @@ class RepeatedCone(AbstractCone):
     ) -> Float[Array, " d"]:
         """Each block's."""
         rows, moves = v.reshape(self.count, -1), dv.reshape(self.count, -1)
-        cone = jax.tree.map(jnp.asarray, self.cone)  # rules of JAX take no other arrays
+        # The rule behind it takes arrays of JAX alone.
+        cones = jax.tree.map(lambda leaf: jnp.asarray(leaf, v.dtype), self.cone)
         return jax.vmap(lambda cone, row, move: cone.differential(row, move))(
-            cone, rows, moves
+            cones, rows, moves
         ).ravel()
 
     def dual(self) -> "RepeatedCone":

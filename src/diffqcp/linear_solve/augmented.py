@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Integer
 
+from .._definite import is_semidefinite
+from .._sharding import vary_together
 from .._static import as_indices
 from ..assembly import row_groups
 from ..kkt import KKTOperator
@@ -27,6 +29,17 @@ class AugmentedState(NamedTuple):
     alpha: Float[Array, " m"]
     convex: Bool[Array, ""]
     inner: Any
+
+
+class _Found(NamedTuple):
+    """- `residual`: `r - K z`.
+    - `solved`: whether the inner solver says so.
+    """
+
+    z: Float[Array, " N"]
+    residual: Float[Array, " N"]
+    solved: Bool[Array, ""]
+    steps: Integer[Array, ""]
 
 
 class Augmented(lx.AbstractLinearSolver[AugmentedState]):
@@ -78,7 +91,7 @@ class Augmented(lx.AbstractLinearSolver[AugmentedState]):
         gamma = jnp.where(bent, gamma, most)
         convex, dense = jnp.asarray(False), operator.P.pattern.full
         if dense:
-            convex = _is_semidefinite(operator.P.as_matrix(), size)
+            convex = is_semidefinite(operator.P.as_matrix(), jnp.where(size > 0, size, 1))
             gamma = jnp.where(convex, 0, gamma)
         else:
             gamma = jnp.where(_blocks(operator).covered, gamma, 0)
@@ -94,28 +107,36 @@ class Augmented(lx.AbstractLinearSolver[AugmentedState]):
     def compute(
         self, state: AugmentedState, vector: Float[Array, " N"], options: dict[str, Any]
     ) -> tuple[Float[Array, " N"], lx.RESULTS, dict[str, Any]]:
-        """Solves the new system, twice, since weights cost digits; then the residual of
-        the old one counts.
+        """Solves the new system, and once more where weights have cost digits; then the
+        residual of the old one counts.
         """
         operator, n = state.operator, state.operator.n
+        size = jnp.max(jnp.abs(vector), initial=0)
+        eps = float(jnp.finfo(vector.dtype).eps)
 
-        def improve(_: Any, found: tuple[Array, Array]) -> tuple[Array, Array]:
-            z, _ = found
-            residual = vector - operator.mv(z)
-            upper, lower = residual[:n], residual[n:]
+        def length(residual: Array) -> Array:
+            return jnp.max(jnp.abs(residual), initial=0)
+
+        def unfinished(found: _Found) -> Bool[Array, ""]:
+            # The first time for anything, NaN too; then a comparison with NaN ends it.
+            more = (found.steps < 2) & (length(found.residual) > eps**0.8 * size)
+            return (found.steps == 0) | more
+
+        def improve(found: _Found) -> _Found:
+            upper, lower = found.residual[:n], found.residual[n:]
             pulled = operator.A.transpose_mv(operator.to_dual(state.gamma * lower))
             right = jnp.concatenate([upper + pulled, state.alpha * lower])
             step, result, _ = self.inner.compute(state.inner, right, options)
             x, t = step[:n], step[n:]
             moved = operator.from_dual(operator.A.mv(x))
             back = jnp.concatenate([x, state.alpha * t + state.gamma * moved])
-            return z + back, result == lx.RESULTS.successful
+            z, solved = found.z + back, result == lx.RESULTS.successful
+            return _Found(z, vector - operator.mv(z), solved, found.steps + 1)
 
-        start = jnp.zeros_like(vector), jnp.asarray(True)
-        z, solved = jax.lax.fori_loop(0, 2, improve, start)
-        left = jnp.abs(operator.mv(z) - vector)
-        size = jnp.max(jnp.abs(vector), initial=0)
-        right = jnp.all(left <= float(jnp.finfo(vector.dtype).eps) ** 0.5 * size)
+        start = _Found(jnp.zeros_like(vector), vector, jnp.asarray(True), jnp.asarray(0))
+        start = vary_together((start, state))[0]
+        z, residual, solved, _ = jax.lax.while_loop(unfinished, improve, start)
+        right = jnp.all(jnp.abs(residual) <= eps**0.5 * size)
         fine = jnp.where(state.convex, solved, right)
         # (A solution with NaN is left to lineax, which looks for it.)
         result = lx.RESULTS.where(fine, lx.RESULTS.successful, lx.RESULTS.singular)
@@ -136,14 +157,6 @@ class Augmented(lx.AbstractLinearSolver[AugmentedState]):
     def assume_full_rank(self) -> bool:
         """As the inner solver."""
         return self.inner.assume_full_rank()
-
-
-def _is_semidefinite(P: Float[Array, "n n"], size: Float[Array, ""]) -> Bool[Array, ""]:
-    """Up to rounding errors."""
-    n = P.shape[0]
-    shift = 100 * n * float(jnp.finfo(P.dtype).eps) * jnp.where(size > 0, size, 1)
-    factor = jnp.linalg.cholesky(P + shift * jnp.eye(n, dtype=P.dtype))
-    return jnp.all(jnp.isfinite(factor))
 
 
 def _dense(operator: KKTOperator, weights: Float[Array, " m"]) -> SparseMatrix:

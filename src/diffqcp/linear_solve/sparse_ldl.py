@@ -30,10 +30,10 @@ class SparseLDL(AbstractSparseSolver):
     refinement. Returns `K^+ r` where `K` is singular.
 
     Where this does not get there, since `K` has eigenvalues of all sizes, the compiled
-    extension decomposes `K` into its eigenvectors. Eigenvalues below the widest gap
-    between 1e-13 and 1e-8 of the largest are taken for zero, with rows and columns
-    scaled to one size. That takes a second for 1500
-    coupled rows and columns, half a minute for 4000, and with more the solve fails.
+    extension decomposes `K` into its eigenvectors. Eigenvalues below 1e-11 of the
+    largest are taken for zero, with rows and columns scaled to one size. That takes a
+    second for 1500 coupled rows and columns, half a minute for 4000, and with more the
+    solve fails.
 
     The linear algebra is in float64, whatever the dtype of the data, also where JAX is
     restricted to float32.

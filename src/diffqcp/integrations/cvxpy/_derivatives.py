@@ -1,6 +1,7 @@
 """`backward` and `derivative` of a solved CVXPY problem."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,8 +16,10 @@ from ..._differentiate import is_inaccurate, warn_if_inaccurate
 from ..._search import RESCUE
 from ...qcp import HostQCP
 from ._adjoint import dense, pull_through
+from ._duals import dual_variables, Duals
 from ._parametric import ParametricForm
 from ._qcp import conic_form, ConicForm
+from ._ranges import Ranges
 
 
 def backward(
@@ -32,6 +35,10 @@ def backward(
     `requires_grad`, and with its quadratic objective: each variable's `gradient` is that
     of the function with respect to it, ones if it is None; each parameter's `gradient` is
     set. Computed in float64, whatever JAX's default.
+
+    The function may be one of the dual variables, too: give `gradient` to an element of
+    `constraint.dual_variables`. As soon as one of them has one, None means zeros
+    everywhere.
 
     As in CVXPY, the gradient of a complex parameter is the derivative with respect to its
     real part plus `1j` times that with respect to its imaginary part; of a symmetric one
@@ -52,9 +59,17 @@ def backward(
     if not problem.parameters():
         return
     linearised = Linearised(problem, conic_form(problem), solve_method, solver, polish)
+    duals = dual_variables(problem)
+    default = 1.0 if all(leaf.gradient is None for leaf in duals) else 0.0
+    leaves: list[Any] = problem.variables()
     gradients = {
-        variable.id: _fitting("gradient", variable, variable.gradient, 1.0)
-        for variable in problem.variables()
+        leaf.id: _fitting("gradient", leaf, leaf.gradient, default) for leaf in leaves
+    }
+    # Without a gradient, a dual variable need not be one that CVXPY recovers.
+    gradients |= {
+        leaf.id: _fitting("gradient", leaf, leaf.gradient, 0.0)
+        for leaf in duals
+        if leaf.gradient is not None
     }
     pulled = linearised.pull_back(gradients)
     parameters: list[Any] = problem.parameters()
@@ -76,7 +91,9 @@ def derivative(
 
     As `problem.derivative()`, for a problem solved by Clarabel or SCS without
     `requires_grad`, and with its quadratic objective: each parameter's `delta` is its
-    perturbation, zero if it is None; each variable's `delta` is set.
+    perturbation, zero if it is None; each variable's `delta` is set, and that of each
+    dual variable, an element of `constraint.dual_variables`. (It is None for a constraint
+    whose dual variable CVXPY does not recover.)
 
     The arguments and errors are those of [`diffqcp.integrations.cvxpy.backward`][].
     """
@@ -93,11 +110,15 @@ def derivative(
     variables: list[Any] = problem.variables()
     for variable in variables:
         variable.delta = pushed.get(variable.id, np.zeros(variable.shape))
+    for variable in dual_variables(problem):
+        unknown = None if pushed else np.zeros(variable.shape)
+        variable.delta = pushed.get(variable.id, unknown)
 
 
 def _fitting(name: str, leaf: Any, value: Any, default: float) -> np.ndarray:
     value = dense(default if value is None else value)
-    if np.iscomplexobj(value) and not leaf.is_complex():
+    # A dual variable is not declared complex where it is.
+    if np.iscomplexobj(value) and not (leaf.is_complex() or np.iscomplexobj(leaf.value)):
         raise ValueError(
             f"{name} of {leaf.name()}: expected real numbers, got dtype {value.dtype}"
         )
@@ -109,7 +130,8 @@ def _fitting(name: str, leaf: Any, value: Any, default: float) -> np.ndarray:
 
 
 class Linearised:
-    """A solved problem's variables as functions of its parameters, to first order.
+    """A solved problem's variables and dual variables as functions of its parameters, to
+    first order.
 
     Parameters and variables are known by their identifiers, as in CVXPY.
     """
@@ -122,6 +144,7 @@ class Linearised:
         solver: lx.AbstractLinearSolver | None,
         polish: bool,
     ):
+        self._problem: Any = problem
         self._program: Any = problem._cache.param_prog
         if self._program is None:
             raise ValueError(
@@ -130,6 +153,8 @@ class Linearised:
             )
         chain: Any = problem._cache.solving_chain
         self._reductions = chain.reductions
+        self._dual_variables = dual_variables(problem)
+        self.duals = Duals(problem, form.inverse_data, form.x.size, form.y.size)
         self._parameters: list[Any] = problem.parameters()
         with jax.enable_x64(True):
             self._parametric = _parametric(self._program, form)
@@ -143,25 +168,50 @@ class Linearised:
             warn_if_inaccurate(progress)
 
     def pull_back(self, gradients: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """The gradients of the parameters, from those of the variables: the adjoint of
-        `push_forward`, but for what `folded` says of symmetric parameters.
+        """The gradients of the parameters, from those of variables and dual variables:
+        the adjoint of `push_forward`, but for what `folded` says of symmetric parameters.
         """
         variables, m = self._program.variables, self._parametric.structure.m
         inner = pull_through(self._variables_forward, variables, gradients)
         dx = self._program.split_adjoint(inner)
+        own = {leaf.id for leaf in self._dual_variables} & gradients.keys()
+        dy = self.duals.adjoint({key: gradients[key] for key in own}) if own else None
         with jax.enable_x64(True):
-            data = self._operator.T.mv((dx, np.zeros(m), np.zeros(m)))
+            zero = np.zeros(m)
+            data = self._operator.T.mv((dx, zero if dy is None else dy, zero))
             reduced = self._parametric.gradients(data)
         pulled = pull_through(self._parameters_forward, self._parameters, reduced)
         return {leaf.id: folded(leaf, pulled[leaf.id]) for leaf in self._parameters}
 
     def push_forward(self, deltas: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """The changes of the variables, from those of the parameters."""
-        inner = self._parameters_forward(deltas)
+        """The changes of variables and dual variables, from those of the parameters."""
+        direction = self.data_direction(deltas)
         with jax.enable_x64(True):
-            dx, _, _ = self._operator.mv(tuple(self._parametric.change(inner)))
+            dx, dy, _ = self._operator.mv(tuple(direction))
             pushed = self._program.split_solution(np.asarray(dx))
-        return self._variables_forward(pushed)
+        return self._variables_forward(pushed) | self.duals.forward(np.asarray(dy))
+
+    @property
+    def parameters(self) -> set[int]:
+        """The identifiers of those that the solution depends on."""
+        return {parameter.id for parameter in self._parameters}
+
+    def data_direction(self, deltas: Mapping[int, np.ndarray]) -> list[np.ndarray]:
+        """How the stored entries of `(P, A, q, b)` change with the parameters."""
+        return self._parametric.change(self._parameters_forward(deltas))
+
+    def dual_values(self) -> dict[int, np.ndarray]:
+        """Those of the solution at which the derivative is taken."""
+        return self.duals.forward(np.asarray(self._operator.y))
+
+    @cached_property
+    def ranges(self) -> Ranges | None:
+        """How far the data may move; None if that is not known, which takes linear
+        constraints and data that are affine in the parameters (so no geometric program).
+        """
+        asked = self._problem._cache.key
+        found = Ranges(self._parametric, self._operator)
+        return found if found.is_polyhedral and not (asked and asked[1]) else None
 
     def _parameters_forward(self, deltas: Any) -> Any:
         """From CVXPY's parameters to those of the conic form."""

@@ -25,8 +25,10 @@ class ParametricForm:
     """
 
     structure: QCPStructureCPU
+    cone_dims: Mapping[str, Any]
 
     def __init__(self, program: Any, cone_dims: Mapping[str, Any], psd_order: PSDOrder):
+        self.cone_dims = cone_dims
         starts = program.param_id_to_col
         self._columns = [(param, starts[param.id]) for param in program.parameters]
         n, columns = program.x.size, program.q.shape[1]

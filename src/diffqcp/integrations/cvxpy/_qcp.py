@@ -64,6 +64,7 @@ class ConicForm(NamedTuple):
     s: np.ndarray
     cone_dims: dict[str, Any]
     psd_order: PSDOrder
+    inverse_data: Any  # from which CVXPY makes its solution of the solver's
 
 
 _PSD_ORDERS: dict[str, PSDOrder] = {"CLARABEL": "upper", "SCS": "lower"}
@@ -74,12 +75,13 @@ def conic_form(problem: cp.Problem) -> ConicForm:
     solver = _check_solved(problem)
     # Before the data are asked for: a change of settings would drop the solver's cache.
     x, y, s = _solution(problem, solver)
-    data = _solver_data(problem, solver)
+    data, inverse_data = _solver_data(problem, solver)
     q, b, A = np.asarray(data["c"]), np.asarray(data["b"]), sp.csc_array(data["A"])
     P = sp.csc_array(data.get("P", sp.csc_array((q.size, q.size))))
     _check_fit(P, A, q, b, x, y, s, 1e-3 if problem.status == cp.OPTIMAL else 0.1)
     cones = cone_dims(data["dims"])
-    return ConicForm(P, A, q, b, x, y, s, cones, _PSD_ORDERS[solver])
+    order = _PSD_ORDERS[solver]
+    return ConicForm(P, A, q, b, x, y, s, cones, order, inverse_data)
 
 
 def _check_solved(problem: cp.Problem) -> str:
@@ -121,15 +123,15 @@ def _solution(
     return np.array(found.x), np.array(found.z), np.array(found.s)
 
 
-def _solver_data(problem: cp.Problem, solver: str) -> dict[str, Any]:
+def _solver_data(problem: cp.Problem, solver: str) -> tuple[dict[str, Any], Any]:
     # CVXPY's cache of the canonical form serves only the settings of the solve itself.
     key = problem._cache.key
     asked, gp, ignore_dpp, use_quad_obj = key if key else (solver, False, False, None)
-    options = None if use_quad_obj is None else {"use_quad_obj": use_quad_obj}
-    data, _, _ = problem.get_problem_data(
+    options = {} if use_quad_obj is None else {"use_quad_obj": use_quad_obj}
+    data, _, inverse_data = problem.get_problem_data(
         asked, gp=gp, ignore_dpp=ignore_dpp, solver_opts=options
     )
-    return data
+    return data, inverse_data
 
 
 def _check_fit(P, A, q, b, x, y, s, tol) -> None:

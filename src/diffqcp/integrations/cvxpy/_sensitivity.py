@@ -1,6 +1,6 @@
 """What an expression of the solution gains from each parameter."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import cvxpy as cp
@@ -10,53 +10,70 @@ import scipy.sparse as sp
 
 from ._adjoint import dense
 from ._derivatives import folded, Linearised
+from ._duals import dual_variables
+from ._effects import AbstractEffects
 from ._qcp import conic_form
 
 
-class Sensitivities(Mapping[cp.Parameter, np.ndarray]):
+class Sensitivities(AbstractEffects[cp.Parameter]):
     """d(expression)/d(parameter), by parameter; each has its parameter's shape.
 
-    As a string it is a table with a line for each entry of each parameter, or for the
-    largest ones if there are many.
+    As a string, and in a notebook, it is a table with a line for each entry of each
+    parameter, or for the largest ones if there are many. Where all constraints are
+    linear, the columns `from` and `to` say for which values of the entry the same
+    constraints are active.
     """
 
-    def __init__(self, derivatives: Mapping[cp.Parameter, np.ndarray]):
-        self._derivatives = dict(derivatives)
+    _HEADER = ("parameter", "value", "sensitivity")
 
-    def __getitem__(self, parameter: cp.Parameter) -> np.ndarray:
-        return self._derivatives[parameter]
+    def __init__(
+        self,
+        derivatives: Mapping[cp.Parameter, np.ndarray],
+        linearised: Linearised | None = None,
+    ):
+        super().__init__(derivatives)
+        self._linearised = linearised
 
-    def __iter__(self) -> Iterator[cp.Parameter]:
-        return iter(self._derivatives)
+    def _name(self, key: cp.Parameter) -> str:
+        return key.name()
 
-    def __len__(self) -> int:
-        return len(self._derivatives)
+    def _values(self, key: cp.Parameter) -> np.ndarray:
+        return _value(key)
 
-    def __str__(self) -> str:
-        lines = [("parameter", "value", "sensitivity")]
-        for parameter, sensitivity in self._derivatives.items():
-            lines += _lines(parameter, sensitivity)
-        widths = [max(len(line[k]) for line in lines) for k in range(3)]
-        return "\n".join(
-            f"{name:<{widths[0]}}  {value:>{widths[1]}}  {slope:>{widths[2]}}".rstrip()
-            for name, value, slope in lines
+    def _origin(self, key: cp.Parameter) -> np.ndarray:
+        return _value(key)
+
+    def _reach(
+        self, key: cp.Parameter, index: tuple[int, ...]
+    ) -> tuple[float, float] | None:
+        if self._linearised is None or key.id not in self._linearised.parameters:
+            return -np.inf, np.inf  # the solution does not depend on it
+        ranges = self._linearised.ranges
+        if ranges is None:
+            return None
+        if key.is_complex():
+            return np.nan, np.nan
+        low, high = ranges.along(
+            self._linearised.data_direction({key.id: _unit(key, index)})
         )
+        # A parameter with a sign keeps it.
+        bound = float(_value(key)[index])
+        if key.is_nonneg():
+            low = np.maximum(low, -bound)
+        if key.is_nonpos():
+            high = np.minimum(high, -bound)
+        return low, high
 
 
-_SHOWN = 10
-
-
-def _lines(parameter: cp.Parameter, sensitivity: np.ndarray) -> list[tuple[str, ...]]:
-    order = np.argsort(-np.abs(sensitivity), axis=None, kind="stable")
-    values = _value(parameter)
-    lines = []
-    for flat in np.sort(order[:_SHOWN]):
-        index = tuple(int(k) for k in np.unravel_index(flat, sensitivity.shape))
-        name = parameter.name() + (str(list(index)) if index else "")
-        lines.append((name, f"{values[index]:.6g}", f"{sensitivity[index]:.6g}"))
-    if sensitivity.size > _SHOWN:
-        lines.append((f"{parameter.name()}: {sensitivity.size - _SHOWN} smaller", "", ""))
-    return lines
+def _unit(parameter: Any, index: tuple[int, ...]) -> np.ndarray:
+    """The change of one entry, and of the one that is always equal to it."""
+    change = np.zeros(parameter.shape)
+    change[index] = 1
+    if any(parameter.attributes[kind] for kind in ("symmetric", "PSD", "NSD")):
+        change[index[::-1]] = 1
+    if parameter.attributes["diag"] and index[0] != index[1]:
+        change[index] = 0
+    return change
 
 
 def _value(parameter: Any) -> np.ndarray:
@@ -80,17 +97,18 @@ def sensitivity(
     **Arguments:**
 
     - `problem`: as for [`diffqcp.integrations.cvxpy.backward`][].
-    - `expression`: a real scalar expression of the problem's variables, and of any
-        parameters; `problem.objective.expr` for one. It need not be convex, but
-        differentiable at the solution.
+    - `expression`: a real scalar expression of the problem's variables, of the elements
+        of `dual_variables` of its constraints, and of any parameters;
+        `problem.objective.expr` for one. It need not be convex, but differentiable at the
+        solution.
     - `solve_method`, `solver`, `polish`: as for
         [`diffqcp.AbstractQCP.derivative`][].
 
     **Returns:**
 
     A mapping from the parameters of the problem and of the expression to derivatives,
-    which prints as a table. For a parameter with an attribute such as `symmetric` the
-    derivative is as `parameter.gradient` of `backward`.
+    which prints as a table, and has `range` and `plot`. For a parameter with an attribute
+    such as `symmetric` the derivative is as `parameter.gradient` of `backward`.
 
     **Raises:** as `backward`; and `TypeError` or `ValueError` if the expression is none,
     is not a real scalar, has other variables, or is not differentiable at the solution.
@@ -102,6 +120,7 @@ def sensitivity(
         key: folded(p, partial.get(key, np.zeros(p.shape)))
         for key, p in parameters.items()
     }
+    linearised = None
     if problem.parameters():
         form = conic_form(problem)
         linearised = Linearised(problem, form, solve_method, solver, polish)
@@ -109,9 +128,12 @@ def sensitivity(
             variable.id: partial.get(variable.id, np.zeros(variable.shape))
             for variable in problem.variables()
         }
+        known = {variable.id for variable in dual_variables(problem)}
+        gradients |= {key: partial[key] for key in partial.keys() & known}
         for identifier, gradient in linearised.pull_back(gradients).items():
             total[identifier] = total[identifier] + gradient
-    return Sensitivities({parameters[key]: value for key, value in total.items()})
+    found = {parameters[key]: value for key, value in total.items()}
+    return Sensitivities(found, linearised)
 
 
 def _check_expression(problem: cp.Problem, expression: Any) -> None:
@@ -120,7 +142,8 @@ def _check_expression(problem: cp.Problem, expression: Any) -> None:
     leaves = [*expression.variables(), *expression.parameters()]
     if expression.size != 1 or any(leaf.is_complex() for leaf in leaves):
         raise ValueError(f"expression: expected a real scalar, got {expression!r}")
-    known = {variable.id for variable in problem.variables()}
+    leaves = [*problem.variables(), *dual_variables(problem)]
+    known = {variable.id for variable in leaves}
     others = [v.name() for v in expression.variables() if v.id not in known]
     if others:
         raise ValueError(f"expression: its variables {others} are not the problem's")

@@ -1,0 +1,168 @@
+"""The compiled extension inside JAX's programs, on CPUs: calls of XLA's foreign function
+interface, which take no time to compile. `diffqcp._compiled.in_programs` decides whether
+one is used.
+
+A program holds the structures of its calls. It knows them by their keys, which are those
+of their content, so that a compiled program that comes from JAX's persistent cache finds
+what this process has traced.
+"""
+
+import functools
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from ._compiled import extension, ldl_options
+from ._problem import problem_of
+from ._sharding import vary_together
+from .structure import AbstractQCPStructure
+
+
+class Call(NamedTuple):
+    """What of a call is static.
+
+    - `polish`: whether a derivative is preceded by Newton steps.
+    - `newton_steps`, `patience`: the most steps of Newton's method itself, and of how
+        many that make nothing better it is ended.
+    """
+
+    structure: AbstractQCPStructure
+    solver: lx.AbstractLinearSolver
+    polish: bool = False
+    newton_steps: int = 0
+    patience: int = 0
+
+    def __call__(self, name: str, arguments: Any, *sizes: int) -> tuple[Array, ...]:
+        """The results of the function `name` of native/traced.hpp, of these sizes; the
+        negative of one is that of an array of doubles, whatever JAX has.
+        """
+        _register()
+        arguments = [jnp.asarray(part) for part in vary_together(tuple(arguments))]
+        dtype = jnp.result_type(*[part for part in arguments if part.dtype != jnp.uint32])
+        results = [
+            jax.ShapeDtypeStruct((size,), dtype)
+            if size >= 0
+            else jax.ShapeDtypeStruct((-2 * size,), jnp.uint32)
+            for size in sizes
+        ]
+        key = _key(self.structure)
+        extension.register(problem_of(self.structure).handle, key)
+        relative, adapt, well_posed, tol, max_steps, eps = ldl_options(self.solver, dtype)
+        call = jax.ffi.ffi_call(f"diffqcp_{name}", results, vmap_method="expand_dims")
+        out = call(
+            *[part.reshape(-1) for part in arguments],
+            problem=np.int64(key),
+            relative=np.float64(relative),
+            adapt=bool(adapt),
+            well_posed=bool(well_posed),
+            tolerance=np.float64(tol),
+            max_steps=np.int32(max_steps),
+            epsilon=np.float64(eps),
+            polish=self.polish,
+            newton_steps=np.int32(self.newton_steps),
+            patience=np.int32(self.patience),
+        )
+        return tuple(out)
+
+
+@functools.cache
+def _register() -> None:
+    type_id, type_info, handlers, hold = extension.problem_handlers()
+    registration: Any = {"type_id": type_id, "type_info": type_info}
+    jax.ffi.register_ffi_type("diffqcp_problem", registration, platform="cpu")
+    for name, handler in handlers.items():
+        stages = {"instantiate": hold, "execute": handler}
+        jax.ffi.register_ffi_target(f"diffqcp_{name}", stages, platform="cpu")
+
+
+@functools.lru_cache(maxsize=1024)
+def _key(structure: AbstractQCPStructure) -> int:
+    content = hashlib.sha256()
+    for pattern in (structure.P_pattern, structure.A_pattern):
+        for part in (np.array(pattern.shape), pattern.rows, pattern.cols):
+            content.update(np.ascontiguousarray(part, np.int64).tobytes())
+    cone = structure.dims, structure.psd_order, structure.onto_dual
+    content.update(repr((type(structure).__name__, *cone)).encode())
+    return int.from_bytes(content.digest()[:8], "little", signed=True)
+
+
+class State(NamedTuple):
+    """`K` at a point, factorised, as arrays of a program.
+
+    - `lam`, `frames`: `D`, as `diffqcp._problem` has it.
+    - `K`, `factor`, `singular`: of the factorisation.
+    """
+
+    lam: Float[Array, " m"]
+    frames: Float[Array, " frames"]
+    K: Float[Array, " entries"]
+    factor: Array
+    singular: Float[Array, "1"]
+
+
+def linearise(call: Call, values: Any, smoothing: Array | float) -> State:
+    """At a solution, without Newton steps."""
+    problem, m = problem_of(call.structure), call.structure.m
+    sizes = m, problem.frames, problem.entries, -problem.fill, 1
+    mu = jnp.asarray(smoothing, values[0].dtype)
+    return State(*call("linearise", (*values, mu), *sizes))
+
+
+def solve(
+    call: Call, state: State, upper: Float[Array, " n"], dual: Float[Array, " m"]
+) -> tuple[Float[Array, " n"], Float[Array, " m"], Bool[Array, ""]]:
+    """As `diffqcp.kkt.KKTOperator.solve`."""
+    n, m = call.structure.n, call.structure.m
+    w, u, solved = call("solve", (*state, upper, dual), n, m, 1)
+    return w, u, solved[0] > 0
+
+
+def vjp(
+    call: Call, values: Any, cotangents: Any, smoothing: Array | float
+) -> tuple[tuple[Array, ...], Float[Array, "2"]]:
+    """The gradients of the data; whether the system was solved, and the error of the
+    solution.
+    """
+    sizes = [part.size for part in values[:4]]
+    mu = jnp.asarray(smoothing, values[0].dtype)
+    *data, report = call("vjp", (*values, mu, *cotangents), *sizes, 2)
+    return tuple(data), report
+
+
+def jvp(
+    call: Call, values: Any, change: Any, smoothing: Array | float
+) -> tuple[tuple[Array, ...], Float[Array, "2"]]:
+    """The change of the solution, and likewise."""
+    n, m = call.structure.n, call.structure.m
+    mu = jnp.asarray(smoothing, values[0].dtype)
+    *solution, report = call("jvp", (*values, mu, *change), n, m, m, 2)
+    return tuple(solution), report
+
+
+def newton(
+    call: Call, data: Any, start: Any
+) -> tuple[tuple[Array, ...], Float[Array, ""], Array]:
+    """As `diffqcp._newton.newton`."""
+    n, m = call.structure.n, call.structure.m
+    *solution, report = call("newton", (*data, *start), n, m, m, 2)
+    return tuple(solution), report[0], report[1].astype(jnp.int32)
+
+
+def central_point(call: Call, data: Any) -> tuple[Array, Array, Array]:
+    """As `diffqcp._newton.central_point`."""
+    n, m = call.structure.n, call.structure.m
+    x, y, s = call("central", data, n, m, m)
+    return x, y, s
+
+
+def equilibrate(call: Call, data: Any) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """The problem in units of its own, and these, as `diffqcp._scaling` has them."""
+    sizes = [part.size for part in data]
+    n, m = call.structure.n, call.structure.m
+    *scaled, cols, rows, unit = call("equilibrate", data, *sizes, n, m, 1)
+    return tuple(scaled), (cols, rows, unit[0])
