@@ -1,5 +1,7 @@
 """The closest feasible problem: solutions, shifts, derivatives, statuses, batches."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ from .infeasible import infeasible_problem
 from .reference import project, random_direction
 
 
-def dense(problem):
+def dense(problem) -> Any:
     return tuple(jnp.asarray(getattr(problem, part)) for part in "PAqb")
 
 
@@ -44,7 +46,7 @@ def test_infeasible_problems(cones):
     structure = QCPStructureDense(*dense(problem)[:2], problem.dims, psd_order="upper")
     solver = QCPSolver(structure, closest_feasible=True)
 
-    def solve(*data):
+    def solve(*data: Any) -> Any:
         found = solver(*data)
         return *parts(found), found.status
 

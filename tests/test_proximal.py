@@ -1,5 +1,7 @@
 """The proximal method: cold, without another solver, to rounding errors."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,12 +18,12 @@ from .reference import random_problem
 ALL = {"z": 1, "l": 2, "q": [3, 1, 0], "s": [3], "ep": 1, "p": [0.4, -0.7]}
 
 
-def alone(structure, data, max_steps=300, start=None):
+def alone(structure, data, max_steps=300, start=None) -> Any:
     """The solution by the method itself, and its error, in units of the problem's own."""
     scaling = equilibrate(structure, data)
     scaled = scaling.data(structure, data)
     found = Proximal(max_steps).solve(structure, scaled, start)
-    solution = found.x, found.y, found.s
+    solution: Any = found.x, found.y, found.s
     P, A, q, b = scaled
     A_matrix = structure.A_matrix(A)
     dual = structure.P_mv(P, found.x) + A_matrix.transpose_mv(found.y) + q
@@ -48,7 +50,8 @@ def values(P, A, q, b):
 
 def test_all_cones():
     problem, _ = random_problem(ALL, 0)
-    structure = QCPStructureDense(*map(jnp.asarray, problem[:2]), ALL, psd_order="lower")
+    P, A = map(jnp.asarray, problem[:2])
+    structure = QCPStructureDense(P, A, ALL, psd_order="lower")
     solve = jax.jit(lambda data: alone(structure, data))
     for seed in range(4):
         problem, exact = random_problem(ALL, seed)
@@ -96,7 +99,8 @@ def test_singular_programs_in_a_batch():
 def test_start_and_limit():
     problem, _ = random_problem({"z": 2, "l": 6}, 1)
     data = values(problem.P, problem.A, problem.q, problem.b)
-    structure = QCPStructureDense(*map(jnp.asarray, problem[:2]), problem.dims)
+    P, A = map(jnp.asarray, problem[:2])
+    structure = QCPStructureDense(P, A, problem.dims)
     _, _, cold = alone(structure, data)
     scaled = cold.x, cold.y, cold.s
     _, error, warm = alone(structure, data, start=Start(scaled, jnp.asarray(False)))

@@ -24,7 +24,7 @@ def is_convex(
     if np.array_equal(pattern.rows, pattern.cols):
         return jnp.all(-shift <= P)
     if pattern.full:
-        return is_semidefinite(P.reshape(n, n), 1)
+        return is_semidefinite(P.reshape(n, n), 1.0)
     if jax.default_backend() != "cpu":
         return jnp.asarray(True)
     weights = np.where(pattern.rows == pattern.cols, 1, structure.P_weights / 2)

@@ -166,8 +166,11 @@ def differentiate_batch(
             operator = qcp.closest_derivative(shift, solver=chosen)
             dP, dA, dq, db = operator.transpose_mv((dx, dy, nothing, nothing))
             patterns = form.structure.P_pattern, form.structure.A_pattern
-            matrices = map(form.structure.wrap, (dP, dA), patterns)
-            found = *matrices, dq, db
+            dP, dA = (
+                form.structure.wrap(*pair)
+                for pair in zip((dP, dA), patterns, strict=True)
+            )
+            found = dP, dA, dq, db
         asked = jnp.any(dx != 0) | jnp.any(dy != 0)
         dP, dq, dA = (jnp.where(asked, part, 0) for part in form.cotangents(*found))
         return dP, dq, dA
