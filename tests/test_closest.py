@@ -42,8 +42,10 @@ def test_infeasible_problems(cones):
     """The shift that the problem is made around, the optimality conditions of both stages
     with projections of other code, and derivatives against differences.
     """
-    problem, _ = infeasible_problem(*cones, 0)
-    structure = QCPStructureDense(*dense(problem)[:2], problem.dims, psd_order="upper")
+    core, rest, few, n = cones
+    problem, _ = infeasible_problem(core, rest, few, n, 0)
+    P, A, _, _ = dense(problem)
+    structure = QCPStructureDense(P, A, problem.dims, psd_order="upper")
     solver = QCPSolver(structure, closest_feasible=True)
 
     def solve(*data: Any) -> Any:
@@ -59,7 +61,7 @@ def test_infeasible_problems(cones):
         return jax.vjp(lambda *data: solve(*data)[:4], *data)[1](cotangents)
 
     for seed in range(2):
-        problem, shift = infeasible_problem(*cones, seed)
+        problem, shift = infeasible_problem(core, rest, few, n, seed)
         data, dims = dense(problem), problem.dims
         change = dense(random_direction(problem, seed))
         (x, y, s, t, status), moved = jvp(data, change)

@@ -155,7 +155,7 @@ def differentiate_batch(
         (dx, dy), chosen = gradients, solver.frozen_solver.thaw()
         nothing = jnp.zeros_like(dy)
         if shift is None:
-            found = qcp.vjp(
+            found: Any = qcp.vjp(
                 *(dx, dy, nothing),
                 solver=chosen,
                 polish=False,  # the forward pass has done that
