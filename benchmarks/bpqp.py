@@ -1,20 +1,28 @@
 """BPQP's tables: forward and backward passes of dense QPs, LPs and SOCPs.
 
-    python -m benchmarks.bpqp [--sizes 100x20,500x100] [--rivals diffcp\\ lsqr,qpax]
+    python -m benchmarks.bpqp [--sizes 100x20,500x100,3000x1000,5000x2000]
+        [--families QP,LP,SOCP] [--rivals diffcp\\ lsqr,qpax] [--budget 600]
+        [--out bpqp.json]
 
 (Pan et al., "BPQP: A Differentiable Convex Optimization Framework for Efficient
 End-to-End Learning", NeurIPS 2024, tables 1 and 2: QP 3.5 and 57 ms, LP 3.0 and 32 ms,
 SOCP 6.3 and 24 ms for forward and backward together, cosine similarity 0.992, 0.924,
 0.989, on their machine.) `n x m` are variables and equalities: QPs have as many
 inequalities too, half of them active, LPs have `x >= 0`, SOCPs a ball. One thread. The
-truth about the gradient, with respect to `q` and `b`, is that of `benchmarks.reference`.
-Printed are the medians, the cosine similarity, and one less it.
+truth about the gradient, with respect to `q` and `b`, is that of `benchmarks.reference`,
+or where that would take too long, of one dense factorisation of the active constraints'
+system. Each package has a process of its own, which is ended when its budget, in seconds,
+is used up. Printed are the medians, the cosine similarity, and one less it.
 """
 
 import argparse
 import importlib
+import json
 import os
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .timing import median_seconds, ONE_THREAD
@@ -25,12 +33,13 @@ os.environ |= ONE_THREAD
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg as sla
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO
 
 import diffqcp
 
-from .forward import Forward, solve
+from .forward import solve
 from .problems import Problem
 from .problems._problem import around
 from .problems.quadratic import dense
@@ -43,7 +52,7 @@ from .run import environment
 def linear(n: int, m: int) -> Problem:
     """An LP at a vertex: `m` of the variables are positive."""
     rng = np.random.default_rng(1)
-    A = sp.vstack([rng.normal(size=(m, n)) / np.sqrt(n), -sp.eye_array(n)])
+    A: Any = sp.vstack([rng.normal(size=(m, n)) / np.sqrt(n), -sp.eye_array(n)])
     positive = rng.permutation(n) < m
     margins = rng.uniform(0.5, 1.5, size=n)
     x, y = np.where(positive, margins, 0), np.where(positive, 0, margins)
@@ -55,7 +64,7 @@ def ball(n: int, m: int) -> Problem:
     """A linear objective over the part of a ball in a subspace."""
     rng = np.random.default_rng(2)
     head = sp.csc_array((1, n))
-    A = sp.vstack([rng.normal(size=(m, n)) / np.sqrt(n), head, -sp.eye_array(n)])
+    A: Any = sp.vstack([rng.normal(size=(m, n)) / np.sqrt(n), head, -sp.eye_array(n)])
     x = rng.normal(size=n) / np.sqrt(n)
     r = np.linalg.norm(x)
     y = np.concatenate([rng.normal(size=m), [r], -x])
@@ -96,9 +105,8 @@ def pulled(
     )
 
 
-def as_solver(problem: Problem, forward: Forward, cotangent: np.ndarray) -> Prepared:
+def as_solver(problem: Problem, cotangent: np.ndarray) -> Prepared:
     """`diffqcp.QCPSolver` with its defaults, but that it believes its solver."""
-    del forward
     P, A = BCOO.from_scipy_sparse(problem.P), BCOO.from_scipy_sparse(problem.A)
     structure = diffqcp.QCPStructureCPU(P, A, problem.dims, psd_order="upper")
     solver = diffqcp.QCPSolver(structure, polish=False, throw=False)
@@ -112,9 +120,8 @@ def as_solver(problem: Problem, forward: Forward, cotangent: np.ndarray) -> Prep
     return pulled(problem, cotangent, data, solution)
 
 
-def as_qp(problem: Problem, forward: Forward, cotangent: np.ndarray) -> Prepared:
+def as_qp(problem: Problem, cotangent: np.ndarray) -> Prepared:
     """`diffqcp.solve_qp`, whose interior-point method is a part of the program."""
-    del forward
 
     def solution(*qp: Any) -> Any:
         return diffqcp.solve_qp(*qp, polish=False, throw=False).x
@@ -122,7 +129,7 @@ def as_qp(problem: Problem, forward: Forward, cotangent: np.ndarray) -> Prepared
     return by_pullback(problem, cotangent, solution)
 
 
-def as_program(problem: Problem, forward: Forward, cotangent: np.ndarray) -> Prepared:
+def as_program(problem: Problem, cotangent: np.ndarray) -> Prepared:
     """`diffqcp.Program.at` Clarabel's solution, from functions."""
 
     def objective(x: Any, theta: Any) -> Any:
@@ -134,6 +141,7 @@ def as_program(problem: Problem, forward: Forward, cotangent: np.ndarray) -> Pre
         return A @ x - b
 
     at = diffqcp.Program(objective, constraints, problem.dims, psd_order="upper").at
+    forward = solve(problem, budget=0.3)
     parts = problem.full_P.toarray(), problem.A.toarray(), problem.q, problem.b
     data = tuple(jnp.asarray(part) for part in parts)
 
@@ -151,59 +159,131 @@ OURS = {
 }
 
 
-def rows(problem: Problem, rivals: list[str]) -> Iterator[str]:
-    """One for each solver."""
-    forward = solve(problem, budget=0.3)
-    truth = reference(problem, forward.x, forward.y)
-    exact = np.concatenate([truth.gradient.q, truth.gradient.b])
+_LARGE = 2500
+_LARGEST = 10_000
 
-    def measure(name: str, prepared: Prepared) -> str:
-        found = prepared.collect(prepared.backward())
-        got = np.concatenate([found["q"], found["b"]])
-        sizes = np.linalg.norm(got), np.linalg.norm(exact)
-        got, want = got / sizes[0], exact / sizes[1]
-        cosine = float(got @ want)
-        seconds = median_seconds(prepared.backward)
-        total = 1e3 * (prepared.forward + seconds)
-        # One less the cosine is half of the squared distance, without cancellation.
-        left = float(np.sum((got - want) ** 2)) / 2
-        return f"{name} | {total:.2f} | {1e3 * seconds:.2f} | {cosine:.4f} | {left:.0e}"
 
-    for name, prepare in OURS.items():
-        if prepare is as_qp and not (problem.is_qp and problem.P.nnz):
-            continue
-        yield measure(name, prepare(problem, forward, truth.cotangent))
-    for name in rivals:
-        rival = RIVALS[name]
-        if not rival.installed():
-            continue
-        if reason := rival.refuses(problem):
-            yield f"{name} | {reason} | | | "
-            continue
-        try:
-            for module in rival.modules:
-                importlib.import_module(module)
-            yield measure(name, rival.prepare(problem, truth.cotangent))
-        except Exception as error:
-            yield f"{name} | {type(error).__name__} | | | "
+def truth(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """A cotangent of `x`, and the gradient with respect to `q` and `b`."""
+    assert problem.exact is not None
+    x, y, _ = problem.exact
+    if problem.n + problem.m <= _LARGE:
+        found = reference(problem, x, y)
+        return found.cotangent, np.concatenate([found.gradient.q, found.gradient.b])
+    cotangent = np.random.default_rng(1).normal(size=problem.n)
+    # [P B'; B 0] [dx; dy] = [-dq; db] for the active rows B.
+    equal = np.arange(problem.m) < problem.dims["z"]
+    active = np.flatnonzero(equal | (y > 0))
+    B = problem.A.toarray()[active]
+    corner = np.zeros((active.size, active.size))
+    K = np.block([[problem.full_P.toarray(), B.T], [B, corner]])
+    right = np.concatenate([cotangent, np.zeros(active.size)])
+    factors = sla.lu_factor(K)
+    z = sla.lu_solve(factors, right)
+    z += sla.lu_solve(factors, right - K @ z)
+    db = np.zeros(problem.m)
+    db[active] = z[problem.n :]
+    return cotangent, np.concatenate([-z[: problem.n], db])
+
+
+def refuses(name: str, problem: Problem) -> str | None:
+    """Why there is no row."""
+    large = problem.n + problem.m > _LARGE
+    if name in OURS:
+        if OURS[name] is as_qp:
+            fits = problem.is_qp and problem.P.nnz
+            return None if fits else "strictly convex QPs only"
+        return "not run" if large else None
+    rival = RIVALS[name]
+    if not rival.installed():
+        return "not installed"
+    if large and rival.package in ("qpth", "proxsuite", "qpax", "jaxopt", "pounce"):
+        type(rival).largest = _LARGEST
+    return rival.refuses(problem)
+
+
+def measure(name: str, problem: Problem) -> dict[str, Any]:
+    """The times in milliseconds, and one less the cosine similarity."""
+    if reason := refuses(name, problem):
+        return {"reason": reason}
+    cotangent, exact = truth(problem)
+    if name in OURS:
+        prepared = OURS[name](problem, cotangent)
+    else:
+        for module in RIVALS[name].modules:
+            importlib.import_module(module)
+        prepared = RIVALS[name].prepare(problem, cotangent)
+    found = prepared.collect(prepared.backward())
+    got = np.concatenate([found["q"], found["b"]])
+    got, want = got / np.linalg.norm(got), exact / np.linalg.norm(exact)
+    backward = 1e3 * median_seconds(prepared.backward)
+    # One less the cosine is half of the squared distance, without cancellation.
+    left = float(np.sum((got - want) ** 2)) / 2
+    return {
+        "both": 1e3 * prepared.forward + backward,
+        "backward": backward,
+        "left": left,
+    }
+
+
+def make(family: str, size: str) -> Problem:
+    """A problem by the names of its table."""
+    n, m = map(int, size.split("x"))
+    return FAMILIES[family](n, m)._replace(name=f"{family} {size}")
+
+
+def apart(family: str, size: str, name: str, budget: float) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.bpqp", "--one", family, size, name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=budget)
+    except subprocess.TimeoutExpired:
+        return {"reason": f"more than {budget:g} s"}
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        return {"reason": f"failed: {' '.join(last)[:80]}"}
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    """Prints a table."""
+    """Prints a table, and writes it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", default="100x20,500x100")
+    parser.add_argument("--sizes", default="100x20,500x100,3000x1000,5000x2000")
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--rivals", default=",".join(RIVALS))
+    parser.add_argument("--budget", type=float, default=600)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one:
+        family, size, name = options.one
+        print(json.dumps(measure(name, make(family, size))))
+        return
     print(environment())
     print("| problem | solver | both, ms | backward, ms | cosine | 1 - cosine |")
     print("|---|---|---|---|---|---|")
+    records = []
     for family in options.families.split(","):
         for size in options.sizes.split(","):
-            n, m = map(int, size.split("x"))
-            problem = FAMILIES[family](n, m)._replace(name=f"{family} {size}")
-            for row in rows(problem, [r for r in options.rivals.split(",") if r]):
-                print(f"| {problem.name} | {row} |", flush=True)
+            if family != "QP" and sum(map(int, size.split("x"))) > _LARGE:
+                continue  # not in the tables
+            for name in [*OURS, *filter(None, options.rivals.split(","))]:
+                found = apart(family, size, name, options.budget)
+                records.append({"problem": f"{family} {size}", "solver": name, **found})
+                print(row(records[-1]), flush=True)
+    if options.out:
+        report = {"environment": environment(), "records": records}
+        options.out.write_text(json.dumps(report, indent=1))
+
+
+def row(record: dict[str, Any]) -> str:
+    """A line of the table."""
+    names = f"| {record['problem']} | {record['solver']} |"
+    if "reason" in record:
+        return f"{names} {record['reason']} | | | |"
+    left = record["left"]
+    times = f"{record['both']:.2f} | {record['backward']:.2f}"
+    return f"{names} {times} | {1 - left:.4f} | {left:.0e} |"
 
 
 if __name__ == "__main__":

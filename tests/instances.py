@@ -21,6 +21,7 @@ import numpy as np
 from diffqcp import QCPSolver, Status
 from diffqcp.integrations.cvxpy import backward
 from diffqcp.integrations.cvxpylayers import CvxpyLayer, DiffQCP
+from diffqcp.integrations.cvxpylayers._jax_layer import _solve as solve_layer
 
 
 class Family(NamedTuple):
@@ -163,9 +164,10 @@ FAMILIES = {
 class Report(NamedTuple):
     """What became of the instances of a family.
 
-    - `statuses`: how many ended how, by name.
+    - `statuses`: how many ended how in `QCPSolver`, by name.
     - `warned`: for how many there is none by `backward`, since CVXPY's solver has failed
         or `backward` has said that the solution is inaccurate.
+    - `unsolved`: how many the layer did not solve.
     - `compared`: of how many of the solved ones two step sizes agree on the difference.
     - `errors`: the largest error of a derivative among these, by the way it was taken;
         relative to the derivative where that is above one.
@@ -175,6 +177,7 @@ class Report(NamedTuple):
 
     statuses: dict[str, int]
     warned: int
+    unsolved: int
     compared: int
     errors: dict[str, float]
     ways: float
@@ -248,6 +251,10 @@ class Instances:
         return np.where(solved, (ahead[0] - behind[0]) / (2 * step), np.nan)
 
     def by_layer(self) -> np.ndarray:
+        """NaN where it is not solved: Clarabel's last digits depend on what it has solved
+        before, and so does in rare cases what polishing makes of them.
+        """
+
         def total(*values):
             return jnp.sum(self.loss(self.layer(*values)))
 
@@ -257,7 +264,11 @@ class Instances:
             np.sum(gradient * step, axis=tuple(range(1, step.ndim)))
             for gradient, step in zip(gradients, self.steps, strict=True)
         ]
-        return np.sum(products, axis=0)
+        solver = self.layer._backend.qcp_solver(self.layer.ctx.cone_dims, {}, False)
+        axes = (0,) * len(self.values)
+        _, found = solve_layer(self.layer._maps, solver, axes, self.values, None)
+        solved = np.asarray(found.status) == Status.SOLVED
+        return np.where(solved, np.sum(products, axis=0), np.nan)
 
     def by_backward(self) -> tuple[np.ndarray, int]:
         """And for how many there is none; there it is NaN."""
@@ -297,9 +308,10 @@ def report(name: str, count: int) -> Report:
     instances = Instances(name, count)
     _, by_solver, status, residual = instances.by_solver(0.0)
     by_backward, warned = instances.by_backward()
+    by_layer = instances.by_layer()
     found = {
         "solve": by_solver,
-        "layer": instances.by_layer(),
+        "layer": by_layer,
         "backward": by_backward,
     }
     truth, solved = instances.by_differences(), status == Status.SOLVED
@@ -313,6 +325,7 @@ def report(name: str, count: int) -> Report:
     return Report(
         {Status(int(k)).name: int(c) for k, c in zip(names, counts, strict=True)},
         warned,
+        int(np.sum(np.isnan(by_layer))),
         int(np.sum(compared)),
         {way: error(slope, truth, compared) for way, slope in found.items()},
         max(error(slope, by_solver, solved) for slope in found.values()),

@@ -180,6 +180,31 @@ def test_sparse_patterns_are_looked_at():
         assert found.status == expected
 
 
+def test_a_sparse_program_that_is_not_convex():
+    """Along the curved valley of a chain of Rosenbrock's functions. With all of the shift
+    that makes the Hessian diagonally dominant it took more than 2000 steps.
+    """
+
+    def f(x, theta):
+        valley = jnp.sum(100 * (x[1:] - theta * x[:-1] ** 2) ** 2)
+        return valley + jnp.sum((1 - x[:-1]) ** 2)
+
+    size = 30
+    chain = np.abs(np.subtract.outer(*2 * [np.arange(size)])) < 2
+    solve = Program(f, hessian_pattern=sp.coo_array(chain)).solve
+
+    def last(theta):
+        found = solve(theta, np.full(size, -1.2), throw=False)
+        return found.x[-1], found
+
+    slope, found = jax.grad(last, has_aux=True)(1.0)
+    assert found.status == Status.SOLVED
+    np.testing.assert_allclose(found.x, 1, atol=1e-9)
+    step = 1e-5
+    ends = [solve(1 + d, found.x).x[-1] for d in (step, -step)]
+    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-6)
+
+
 def test_points_that_are_no_solutions():
     at = jax.jit(jax.vmap(lambda *given: SADDLE.at(*given, throw=False)))
     items = [

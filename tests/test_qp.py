@@ -86,3 +86,44 @@ def test_batched_nonnegative_least_squares(equalities):
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
     tall = diffqcp.solve_qp(*(part[0] for part in data))
     assert tall.status == diffqcp.Status.SOLVED and tall.residuals.dual < 1e-12
+
+
+def test_elimination_and_what_takes_over():
+    """A batch of which `x` can be eliminated from the first item only: in the others `P`
+    is singular, an equality is there twice, and there is no feasible point.
+    """
+    rng = np.random.default_rng(3)
+    n, p, k = 20, 3, 10
+    root = rng.normal(size=(n, n))
+    P = np.stack([root @ root.T / n + np.eye(n)] * 4)
+    flat = root[:, :17]
+    P[1] = flat @ flat.T
+    A, G = np.stack([rng.normal(size=(p, n))] * 4), rng.normal(size=(k, n))
+    A[2:, 2] = A[2:, 1]
+    x = rng.normal(size=n)
+    z, s = np.where(np.arange(k) < 4, 1.0, 0.0), np.where(np.arange(k) < 4, 0.0, 1.0)
+    q = np.stack([-(Q @ x + E.sum(axis=0) + G.T @ z) for Q, E in zip(P, A, strict=True)])
+    b, h = A @ x, G @ x + s
+    b[3, 2] += 1
+    cotangent = rng.normal(size=n)
+
+    @jax.jit
+    @jax.vmap
+    def gradients(P, q, A, b):
+        def loss(P, q, A, b):
+            found = diffqcp.solve_qp(P, q, A, b, G, h, polish=False, throw=False)
+            return cotangent @ found.x, found
+
+        return jax.value_and_grad(loss, argnums=(1, 3), has_aux=True)(P, q, A, b)
+
+    (_, found), (dq, db) = gradients(P, q, A, b)
+    np.testing.assert_array_equal(found.status, [0, 0, 0, diffqcp.Status.INFEASIBLE])
+    np.testing.assert_allclose(found.x[:3], np.stack([x] * 3), atol=1e-8)
+    for i in range(3):
+        B = np.concatenate([A[i], G[:4]])
+        K = np.block([[P[i], B.T], [B, np.zeros((len(B), len(B)))]])
+        right = np.concatenate([cotangent, np.zeros(len(B))])
+        w, u = np.split(np.linalg.pinv(K, rcond=1e-10) @ right, [n])
+        np.testing.assert_allclose(dq[i], -w, atol=1e-8)
+        np.testing.assert_allclose(db[i], u[:p], atol=1e-8)
+    assert np.isnan(dq[3]).all()

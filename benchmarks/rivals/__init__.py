@@ -4,6 +4,7 @@ from ._base import Prepared as Prepared, Rival as Rival
 from .diffcp import Diffcp
 from .jaxopt import Jaxopt
 from .moreau import Moreau
+from .pounce import Pounce
 from .proxsuite import Proxsuite
 from .qpax import Qpax
 from .qpth import Qpth
@@ -20,5 +21,6 @@ RIVALS: dict[str, Rival] = {
         Proxsuite(),
         Qpth(),
         Jaxopt(),
+        Pounce(),
     )
 }

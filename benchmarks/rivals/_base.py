@@ -29,12 +29,14 @@ class Rival(abc.ABC):
 
     - `package`: its name. `modules`: what it imports, before anything is timed.
     - `note`: what a reader of its times should know.
+    - `largest`: the largest `n + m` that it is tried with, if it is for dense QPs.
     """
 
     name: str
     package: str
     modules: tuple[str, ...]
     note: str
+    largest: int = 2500
 
     def installed(self) -> bool:
         """Whether the package is there."""
@@ -90,7 +92,7 @@ def entries(matrix: sp.csc_array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def only_small_qps(problem: Problem, limit: int) -> str | None:
-    """Why a package for dense QPs refuses."""
+    """Why a package for dense QPs up to this order refuses."""
     if not problem.is_qp:
         return "QPs only"
     if problem.n + problem.m > limit:

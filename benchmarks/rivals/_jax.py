@@ -1,4 +1,3 @@
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..problems import Problem
+from ..timing import median_seconds
 from ._base import dense_qp, DenseQP, gradient, Prepared
 
 
@@ -16,10 +16,8 @@ def by_pullback(
     """A solver of dense QPs, `(Q, q, A, b, G, h) -> x`, under `jax.vjp`, jitted."""
     arrays = [jnp.asarray(part) for part in dense_qp(problem)]
     forward = jax.jit(lambda *data: jax.vjp(solve, *data))
-    jax.block_until_ready(forward(*arrays)[0])
-    started = time.perf_counter()
     x, pullback = jax.block_until_ready(forward(*arrays))
-    seconds = time.perf_counter() - started
+    seconds = median_seconds(lambda: jax.block_until_ready(forward(*arrays)))
     apply = jax.jit(lambda function, vector: function(vector))
     vector = jnp.asarray(cotangent)
     return Prepared(

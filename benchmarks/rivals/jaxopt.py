@@ -14,10 +14,11 @@ class Jaxopt(Rival):
     name = "jaxopt"
     package = "jaxopt"
     modules = ("jax", "jaxopt")
+    largest = 1000
     note = "dense; OSQP to 1e-8; backward by a matrix-free iterative solve"
 
     def refuses(self, problem: Problem) -> str | None:
-        return only_small_qps(problem, limit=1000)
+        return only_small_qps(problem, self.largest)
 
     def prepare(self, problem: Problem, cotangent: np.ndarray) -> Prepared:
         jaxopt: Any = importlib.import_module("jaxopt")

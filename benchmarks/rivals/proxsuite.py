@@ -17,7 +17,7 @@ class Proxsuite(Rival):
     note = "dense; keeps its forward workspace; eps_backward=1e-10 (default 1e-4)"
 
     def refuses(self, problem: Problem) -> str | None:
-        return only_small_qps(problem, limit=2500)
+        return only_small_qps(problem, self.largest)
 
     def prepare(self, problem: Problem, cotangent: np.ndarray) -> Prepared:
         layers: Any = importlib.import_module("proxsuite.torch.qplayer")

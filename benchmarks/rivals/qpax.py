@@ -17,7 +17,7 @@ class Qpax(Rival):
     note = "dense; relaxed to target_kappa=1e-10 (default 1e-3), which its forward does"
 
     def refuses(self, problem: Problem) -> str | None:
-        return only_small_qps(problem, limit=2500)
+        return only_small_qps(problem, self.largest)
 
     def prepare(self, problem: Problem, cotangent: np.ndarray) -> Prepared:
         qpax: Any = importlib.import_module("qpax")

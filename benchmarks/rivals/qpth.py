@@ -17,7 +17,7 @@ class Qpth(Rival):
     note = "dense; reuses its forward factorisations of P and of A P^-1 A'"
 
     def refuses(self, problem: Problem) -> str | None:
-        if reason := only_small_qps(problem, limit=2500):
+        if reason := only_small_qps(problem, self.largest):
             return reason
         if np.any(np.linalg.eigvalsh(problem.full_P.toarray()) < 1e-10):
             return "needs a positive definite P"

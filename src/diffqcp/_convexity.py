@@ -13,22 +13,29 @@ from .structure import AbstractQCPStructure
 
 
 def is_convex(
-    structure: AbstractQCPStructure, P: Float[Array, " nnzP"]
+    structure: AbstractQCPStructure,
+    P: Float[Array, " nnzP"],
+    added: Float[Array, " n"] | float = 0.0,
 ) -> Bool[Array, ""]:
     """Whether `P` is positive semidefinite, up to rounding errors, by one factorisation.
     (On other platforms than CPUs, only if it is dense or diagonal.) Its largest entries
     are near one.
+
+    **Arguments:**
+
+    - `added`: what is added to its diagonal.
     """
     n, pattern = structure.n, structure.P_pattern
     shift = 100 * n * float(jnp.finfo(P.dtype).eps)
     if np.array_equal(pattern.rows, pattern.cols):
-        return jnp.all(-shift <= P)
+        entries = jnp.zeros(n, P.dtype).at[pattern.rows].set(P)
+        return jnp.all(-shift <= entries + added)
     if pattern.full:
-        return is_semidefinite(P.reshape(n, n), 1.0)
+        return is_semidefinite(P.reshape(n, n) + added * jnp.eye(n, dtype=P.dtype), 1.0)
     if jax.default_backend() != "cpu":
         return jnp.asarray(True)
     weights = np.where(pattern.rows == pattern.cols, 1, structure.P_weights / 2)
-    values = jnp.append(P * weights.astype(P.dtype), jnp.full(n, shift, P.dtype))
+    values = jnp.append(P * weights.astype(P.dtype), jnp.full(n, shift, P.dtype) + added)
     return _factorisation(pattern).is_definite(values, shift / 2)
 
 

@@ -84,4 +84,5 @@ class RangeSpace(NamedTuple):
         rows = lax.linalg.triangular_solve(
             root, A, left_side=False, lower=True, transpose_a=True
         )
-        return cls(Triangle.of(root), rows, _product(rows, rows.T))
+        gram = jnp.einsum("ik,jk->ij", rows, rows, precision="highest")
+        return cls(Triangle.of(root), rows, gram)

@@ -1,6 +1,6 @@
 """Problems in units of their own, so that solvers and tolerances see numbers near one."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ def equilibrate(structure: AbstractQCPStructure, data: Data) -> Scaling:
     P_matrix, A_matrix = structure.P_matrix(P), structure.A_matrix(A)
     q, b = jnp.abs(q), jnp.abs(b)
 
-    def step(count: Any, scaling: Scaling) -> Scaling:
+    def step(count: int, scaling: Scaling) -> Scaling:
         D, E, unit = scaling
         q_, b_ = D * q / unit, E * b / unit
         cols = jnp.maximum(P_matrix.col_sizes(D), A_matrix.col_sizes(E))
@@ -83,15 +83,15 @@ def equilibrate(structure: AbstractQCPStructure, data: Data) -> Scaling:
         cols, rows, largest = (
             jnp.where(size > 0, size, 1) for size in (cols, rows, largest)
         )
-        first = count == 0
-        cols, largest = (jnp.where(first, 1, jnp.sqrt(size)) for size in (cols, largest))
-        return Scaling(
-            D / cols, E / jnp.where(first, rows, jnp.sqrt(rows)), unit * largest
-        )
+        if count == 0:
+            return Scaling(D, E / rows, unit)
+        cols, rows, largest = (jnp.sqrt(size) for size in (cols, rows, largest))
+        return Scaling(D / cols, E / rows, unit * largest)
 
     one = jnp.ones_like(q, shape=())
     scaling = Scaling(jnp.ones_like(q), jnp.ones_like(b), one)
-    scaling = jax.lax.fori_loop(0, _STEPS, step, scaling)
+    for count in range(_STEPS):  # no loop of JAX: two of them are not made one
+        scaling = step(count, scaling)
     return jax.tree.map(_power_of_two, scaling)
 
 

@@ -105,8 +105,8 @@ class InteriorPoint(AbstractForwardSolver):
 
             state = lax.while_loop(unfinished, again, found)
         else:
-            start = _first(problem)
-            state = lax.while_loop(unfinished, partial(body, problem), start)
+            first = _first(problem)
+            state = lax.while_loop(unfinished, partial(body, problem), first)
         x, y, z, s, status, count, _ = state
         finite = jnp.all(jnp.isfinite(jnp.concatenate(data)))
         status = jnp.where(finite, status, jnp.int32(Status.NOT_FINITE))

@@ -31,6 +31,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from .._accuracy import relative_error
 from .._checks import check_number
+from .._convexity import is_convex
 from ..derivative import Data
 from ..forward import AbstractForwardSolver, Clarabel, Start, Status
 from ..sparsity import flat_places
@@ -44,9 +45,9 @@ class SQP(eqx.Module):
 
     All of it is a JAX computation but the forward solver's callback, so it runs under
     `jax.jit`, and under `jax.vmap` for a batch at once. Second derivatives are exact, and
-    a dense Hessian is made positive definite by its eigenvalues, a sparse one by a shift
-    of its diagonal that makes it diagonally dominant where it is not; where that is much
-    too large, steps are short.
+    a dense Hessian is made positive definite by its eigenvalues, a sparse one by a part
+    of the shift of its diagonal that would make it diagonally dominant: none, 1/64, 1/16,
+    1/4 or all of it, the smallest one that a factorisation says is enough.
 
     **Arguments:**
 
@@ -223,8 +224,18 @@ def _convex(
     on, off = rows == cols, rows != cols
     diagonal = jnp.zeros(n, P.dtype).at[rows[on]].add(matrix.values[on])
     others = jnp.zeros(n, P.dtype).at[rows[off]].add(jnp.abs(matrix.values[off]))
-    more = jnp.maximum(others - diagonal, 0) + shift
-    return jnp.concatenate([P, more])
+    dominant = jnp.maximum(others - diagonal, 0)
+    if jax.default_backend() != "cpu":  # there is no factorisation that tells
+        return jnp.concatenate([P, dominant + shift])
+    size = jnp.max(jnp.abs(P), initial=0)
+    size = jnp.where(size > 0, size, 1)
+    # Most of it is too much nearly always, and steps would be short.
+    part = lax.while_loop(
+        lambda part: (part < 1) & ~is_convex(structure, P / size, part * dominant / size),
+        lambda part: jnp.where(part > 0, 4 * part, 1 / 64),
+        jnp.zeros_like(size),
+    )
+    return jnp.concatenate([P, part * dominant + shift])
 
 
 class _StepStructure(NamedTuple):
