@@ -5,6 +5,10 @@ import importlib.metadata
 from typing import Any, TYPE_CHECKING
 
 from . import cones as cones
+from ._closest_derivative import (
+    ClosestDerivative as ClosestDerivative,
+    ClosestRegularity as ClosestRegularity,
+)
 from ._regularity import Regularity as Regularity
 from .dense import QCPStructureDense as QCPStructureDense
 from .derivative import (
@@ -18,6 +22,7 @@ from .forward import (
     Function as Function,
     InteriorPoint as InteriorPoint,
     Newton as Newton,
+    Proximal as Proximal,
     Status as Status,
 )
 from .linear_solve import (

@@ -21,7 +21,7 @@ from ._checks import as_numbers
 from ._compiled import in_programs
 from ._problem import eigenvectors
 from ._scaling import block_max
-from .cones import ConeJacobian
+from .cones import ConeJacobian, ProductCone
 from .derivative import (
     adjoint_system,
     Data,
@@ -92,6 +92,7 @@ def linearise(
     solver: lx.AbstractLinearSolver,
     smoothing: Smoothing = None,
     options: dict[str, Any] | None = None,
+    cone: ProductCone | None = None,
 ) -> Linearised:
     """`K`, factorised, and the right-hand side of a semismooth Newton step on
 
@@ -103,13 +104,15 @@ def linearise(
     **Arguments:**
 
     - `options`: those of the solver's `init`.
+    - `cone`: what takes the place of `K*`, if anything does.
     """
+    cone = structure.dual_cone if cone is None else cone
     x, v = values.x, values.y - values.s
     P, A = structure.P_matrix(values.P), structure.A_matrix(values.A)
     if smoothing is None:
-        jacobian = structure.dual_cone.jacobian(v)
+        jacobian = cone.jacobian(v)
     else:
-        jacobian = structure.dual_cone.smoothed_jacobian(v, smoothing.astype(v.dtype))
+        jacobian = cone.smoothed_jacobian(v, smoothing.astype(v.dtype))
     y = jacobian.mv(v)  # projections are homogeneous
     dual_residual = P.mv(x) + A.transpose_mv(y) + values.q
     primal_residual = A.mv(x) + y - v - values.b

@@ -24,6 +24,7 @@ solution and the data, JAX's rule for linear solves differentiates the solution 
 system too, which gives second derivatives wherever `D` has one.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,10 +36,11 @@ from jaxtyping import Array
 from ._differentiate import Point, Smoothing, Values
 from ._search import search, shared_space
 from ._sharding import vary_together
-from .cones import ConeJacobian
+from .cones import ConeJacobian, ProductCone
 from .derivative import Data, Solution
 from .forward import AbstractForwardSolver, Found
 from .linear_solve import DenseRange, FrozenSolver
+from .sparsity import SparseMatrix
 from .structure import AbstractQCPStructure
 
 
@@ -114,7 +116,7 @@ def _tangents(
     A_constant = constants[1]
 
     def multiply(unknowns: Array) -> Array:
-        return _multiply(unknowns, P, A, y - s, bent, structure=structure)
+        return multiply_by(unknowns, P, A, y - s, bent, structure=structure)
 
     def solve(_: Any, right: Array) -> Array:
         return _solve(right, point, A_constant, transposed=False)
@@ -125,11 +127,12 @@ def _tangents(
     # One vector, since JAX wants all of a right-hand side to be linear, and not a part.
     right = jnp.concatenate([-r1, r2, jnp.zeros_like(r2)])
     moved = jax.lax.custom_linear_solve(multiply, right, solve, solve_transposed)
-    dx, dy, ds = _split(moved, structure.n)
+    dx, dy, ds = split(moved, structure.n)
     return dx, dy, ds
 
 
-def _split(vector: Array, n: int) -> list[Array]:
+def split(vector: Array, n: int) -> list[Array]:
+    """The parts of length `n`, `m` and `m`."""
     return jnp.split(vector, (n, n + (vector.size - n) // 2))
 
 
@@ -138,24 +141,25 @@ def _split(vector: Array, n: int) -> list[Array]:
 
 
 @partial(jax.jit, static_argnames="structure")
-def _multiply(
+def multiply_by(
     unknowns: Array,
     P: Array,
     A: Array,
     v: Array,
-    jacobian: ConeJacobian | None,
+    bend: ConeJacobian | ProductCone | None,
     *,
     structure: AbstractQCPStructure,
 ) -> Array:
     """The optimality conditions' derivative in `x`, `y` and `s`, at `v = y - s`; with
-    `jacobian` for that of the projection, if it is given.
+    `bend` for the derivative of the projection, or for the cone, if it is given.
     """
-    dx, dy, ds = _split(unknowns, structure.n)
+    dx, dy, ds = split(unknowns, structure.n)
     A_matrix = structure.A_matrix(A)
-    if jacobian is None:
-        bent = structure.dual_cone.differential(v, dy - ds)
+    if isinstance(bend, ConeJacobian):
+        bent = bend.mv(dy - ds)
     else:
-        bent = jacobian.mv(dy - ds)
+        cone = structure.dual_cone if bend is None else bend
+        bent = cone.differential(v, dy - ds)
     upper = structure.P_mv(P, dx) + A_matrix.transpose_mv(dy)
     return jnp.concatenate([upper, A_matrix.mv(dx) + ds, dy - bent])
 
@@ -166,10 +170,25 @@ def _solve(right: Array, point: Point, A: Array, *, transposed: bool) -> Array:
     zero has a solution of zero, where there is no other, too.
     """
     A_matrix = point.structure.A_matrix(A)
-    a, c, e = _split(right, point.structure.n)
-    upper, dual = a - A_matrix.transpose_mv(e), c if transposed else c - e
-    w, u, _ = point.solve(upper, dual)
-    h = c - A_matrix.mv(w)
+    return solve_by(point.solve, A_matrix, right, transposed)
+
+
+def solve_by(
+    solve: Callable[[Array, Array], Any],
+    A: SparseMatrix,
+    right: Array,
+    transposed: bool,
+) -> Array:
+    """The solution of the system, or of the transposed one, by `w` and `U L t` of `K`.
+
+    **Arguments:**
+
+    - `solve`: these from the two parts of the right-hand side.
+    """
+    a, c, e = split(right, A.pattern.shape[1])
+    upper, dual = a - A.transpose_mv(e), c if transposed else c - e
+    w, u, *_ = solve(upper, dual)
+    h = c - A.mv(w)
     parts = jnp.concatenate([w, e + u, h - u if transposed else h])
     return jnp.where(jnp.any(right != 0), parts, 0)
 

@@ -124,33 +124,33 @@ def solve(
 
 def vjp(
     call: Call, values: Any, cotangents: Any, smoothing: Array | float
-) -> tuple[tuple[Array, ...], Float[Array, "2"]]:
+) -> tuple[tuple[Array, Array, Array, Array], Float[Array, "2"]]:
     """The gradients of the data; whether the system was solved, and the error of the
     solution.
     """
     sizes = [part.size for part in values[:4]]
     mu = jnp.asarray(smoothing, values[0].dtype)
-    *data, report = call("vjp", (*values, mu, *cotangents), *sizes, 2)
-    return tuple(data), report
+    P, A, q, b, report = call("vjp", (*values, mu, *cotangents), *sizes, 2)
+    return (P, A, q, b), report
 
 
 def jvp(
     call: Call, values: Any, change: Any, smoothing: Array | float
-) -> tuple[tuple[Array, ...], Float[Array, "2"]]:
+) -> tuple[tuple[Array, Array, Array], Float[Array, "2"]]:
     """The change of the solution, and likewise."""
     n, m = call.structure.n, call.structure.m
     mu = jnp.asarray(smoothing, values[0].dtype)
-    *solution, report = call("jvp", (*values, mu, *change), n, m, m, 2)
-    return tuple(solution), report
+    x, y, s, report = call("jvp", (*values, mu, *change), n, m, m, 2)
+    return (x, y, s), report
 
 
 def newton(
     call: Call, data: Any, start: Any
-) -> tuple[tuple[Array, ...], Float[Array, ""], Array]:
+) -> tuple[tuple[Array, Array, Array], Float[Array, ""], Array]:
     """As `diffqcp._newton.newton`."""
     n, m = call.structure.n, call.structure.m
-    *solution, report = call("newton", (*data, *start), n, m, m, 2)
-    return tuple(solution), report[0], report[1].astype(jnp.int32)
+    x, y, s, report = call("newton", (*data, *start), n, m, m, 2)
+    return (x, y, s), report[0], report[1].astype(jnp.int32)
 
 
 def central_point(call: Call, data: Any) -> tuple[Array, Array, Array]:
@@ -160,9 +160,11 @@ def central_point(call: Call, data: Any) -> tuple[Array, Array, Array]:
     return x, y, s
 
 
-def equilibrate(call: Call, data: Any) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+def equilibrate(
+    call: Call, data: Any
+) -> tuple[tuple[Array, Array, Array, Array], tuple[Array, Array, Array]]:
     """The problem in units of its own, and these, as `diffqcp._scaling` has them."""
     sizes = [part.size for part in data]
     n, m = call.structure.n, call.structure.m
-    *scaled, cols, rows, unit = call("equilibrate", data, *sizes, n, m, 1)
-    return tuple(scaled), (cols, rows, unit[0])
+    P, A, q, b, cols, rows, unit = call("equilibrate", data, *sizes, n, m, 1)
+    return (P, A, q, b), (cols, rows, unit[0])

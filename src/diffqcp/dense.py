@@ -1,11 +1,10 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .sparsity import SparseMatrix, SparsityPattern
+from .sparsity import SparsityPattern
 from .structure import AbstractQCPStructure
 
 
@@ -25,30 +24,6 @@ class QCPStructureDense(AbstractQCPStructure):
     **Raises:** `TypeError` or `ValueError`, naming the argument, for sparse matrices, and
     for shapes or cones that do not fit together.
     """
-
-    def P_matrix(self, values: Float[Array, " nnzP"]) -> SparseMatrix:
-        """As they are."""
-        return SparseMatrix(values, self.P_pattern)
-
-    def P_mv(
-        self, values: Float[Array, " nnzP"], x: Float[Array, " n"]
-    ) -> Float[Array, " n"]:
-        """See `AbstractQCPStructure`."""
-        P = self.P_matrix(values)
-        return (P.mv(x) + P.transpose_mv(x)) / 2
-
-    def P_outer(
-        self, w: Float[Array, " n"], x: Float[Array, " n"]
-    ) -> Float[Array, " nnzP"]:
-        """See `AbstractQCPStructure`."""
-        outer = jnp.outer(w, x)
-        return ((outer + outer.T) / 2).ravel()
-
-    def A_outer(
-        self, u: Float[Array, " m"], x: Float[Array, " n"]
-    ) -> Float[Array, " nnzA"]:
-        """See `AbstractQCPStructure`."""
-        return jnp.outer(u, x).ravel()
 
     def _check_format(self, name: str, matrix: Any) -> None:
         if not isinstance(matrix, (jax.Array, np.ndarray)):

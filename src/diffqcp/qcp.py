@@ -11,6 +11,12 @@ from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, ArrayLike, Float, Real, ScalarLike
 
 from ._checks import as_host_vector, as_vector
+from ._closest_derivative import (
+    closest_derivative,
+    ClosestDerivative,
+    ClosestRegularity,
+    examine_closest,
+)
 from ._compiled import is_compiled, jvp as compiled_jvp, Task, vjp as compiled_vjp
 from ._differentiate import (
     as_smoothing,
@@ -151,6 +157,53 @@ class AbstractQCP(eqx.Module):
             raise ValueError("regularity: expected known values; call it outside jit")
         return examine(self.problem_structure, self._values)
 
+    def closest_derivative(
+        self,
+        shift: Real[ArrayLike, " m"],
+        solve_method: str = "auto",
+        *,
+        solver: lx.AbstractLinearSolver | None = None,
+    ) -> ClosestDerivative:
+        """The derivative of the closest feasible problem's solution, factorised once.
+
+        `x`, `y` and `s` are that, with `A x + s = b + shift` for the smallest shift for
+        which there is one, as solvers with `closest_feasible=True` return them.
+
+        **Arguments:**
+
+        - `shift`: shape `(m,)`; zero if the problem is feasible.
+        - `solve_method`, `solver`: as for `derivative`.
+
+        **Returns:** a [`diffqcp.ClosestDerivative`][]. See `closest_regularity` for where
+        there is no derivative.
+
+        **Raises:** `TypeError` or `ValueError`, naming the argument.
+        """
+        values = self._values
+        shift = as_vector("shift", shift, self.problem_structure.m, self.x.dtype)
+        chosen = select_solver(solve_method, solver, (values, shift))
+        return closest_derivative(self.problem_structure, values, shift, chosen)
+
+    def closest_regularity(self, shift: Real[ArrayLike, " m"]) -> ClosestRegularity:
+        """Reports what the derivative of the closest feasible problem rests on, and
+        whether there is one with respect to `A`.
+
+        For inspection, so eager, and for problems with `n + m` of at most 3000.
+
+        **Arguments:**
+
+        - `shift`: as for `closest_derivative`.
+
+        **Returns:** a [`diffqcp.ClosestRegularity`][]; its `verdict` says it in words.
+
+        **Raises:** `ValueError` for larger problems, and under a transformation.
+        """
+        values = self._values
+        if any(isinstance(part, Tracer) for part in (*values, shift)):
+            raise ValueError("closest_regularity: expected known values, outside of jit")
+        shift = as_vector("shift", shift, self.problem_structure.m, self.x.dtype)
+        return examine_closest(self.problem_structure, values, shift)
+
     @quick
     def jvp(
         self,
@@ -197,7 +250,8 @@ class AbstractQCP(eqx.Module):
             solution, report = compiled_jvp(task, data)
             progress = progress_of(report, values)
         else:
-            data = (*matrices, *(as_vector(*vector, dtype) for vector in vectors))
+            dq, db = (as_vector(*vector, dtype) for vector in vectors)
+            data = (*matrices, dq, db)
             way = Way(structure, chosen, polish)
             solution, progress = differentiate_jvp(way, values, data, mu)
         warn_if_inaccurate(progress)

@@ -38,11 +38,13 @@ def solve_qp(
     - `Q`: shape `(n, n)`; the symmetric part counts. `q`: shape `(n,)`.
     - `A`, `b`: shapes `(p, n)` and `(p,)`; `p` may be 0, or both None.
     - `G`, `h`: shapes `(k, n)` and `(k,)`; `k` may be 0, or both None.
-    - `forward`: the forward solver; [`diffqcp.InteriorPoint`][] by default. Then, unless
-        the problem is tiny, the derivative takes the factorisations of the solution.
+    - `forward`: the forward solver; [`diffqcp.InteriorPoint`][] by default, and with
+        `closest_feasible` [`diffqcp.Proximal`][]. With the first, unless the problem is
+        tiny, the derivative takes the factorisations of the solution.
     - `options`: as for [`diffqcp.QCPSolver`][]: `solve_method`, `solver`, `polish`,
-        `smoothing`, `throw`. `polish=False, throw=False` is fastest: no callback, and no
-        Newton step after the interior-point method, whose solutions are good to 1e-10.
+        `smoothing`, `throw`, `closest_feasible`, `elastic`. `polish=False, throw=False`
+        is fastest: no callback, and no Newton step after the interior-point method, whose
+        solutions are good to 1e-10.
 
     **Returns:** a [`diffqcp.QCPSolution`][]: the multipliers of the equalities are
     `y[:p]`, those of the inequalities `y[p:]`, and `h - G x` is `s[p:]`.
@@ -56,9 +58,11 @@ def solve_qp(
     with jax.numpy_dtype_promotion("standard"):
         rows, bounds = jnp.concatenate([A, G]), jnp.concatenate([b, h])
     structure = QCPStructureDense(Q, rows, {"z": A.shape[0], "l": G.shape[0]})
-    if forward is None:
+    special = options.get("closest_feasible") or options.get("elastic") is not None
+    if forward is None and not options.get("closest_feasible"):
         forward = InteriorPoint()
-        if not {"solver", "solve_method"} & set(options) and eliminates(structure):
+        named = {"solver", "solve_method"} & set(options)
+        if not (special or named) and eliminates(structure):
             options["solver"] = DenseRange()
     return QCPSolver(structure, forward=forward, **options)(Q, rows, q, bounds)
 

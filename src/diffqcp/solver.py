@@ -13,12 +13,14 @@ from jaxtyping import Array, ArrayLike, Float, Integer, Real, ScalarLike
 
 from ._accuracy import finite_bounds
 from ._checks import as_numbers, as_vector, check_number
+from ._closest import ClosestRecipe, find_closest
 from ._differentiate import as_smoothing, Smoothing
+from ._elastic import elastic as elastic_of
 from ._implicit import Extras, find, Recipe
 from .cones.psd import PSDOrder
 from .dense import QCPStructureDense
 from .derivative import Data, Solution
-from .forward import AbstractForwardSolver, Clarabel, Status
+from .forward import AbstractForwardSolver, Clarabel, Proximal, SOLUTIONS, Status
 from .linear_solve import FrozenSolver, select_solver
 from .structure import AbstractQCPStructure, QCPStructureCPU, QCPStructureGPU
 
@@ -26,9 +28,9 @@ from .structure import AbstractQCPStructure, QCPStructureCPU, QCPStructureGPU
 class Residuals(eqx.Module):
     """How well a solution satisfies the optimality conditions, in the largest norm.
 
-    - `primal`: `A x + s - b`.
+    - `primal`: `A x + s - b`, less the shift.
     - `dual`: `P x + A'y + q`.
-    - `gap`: `x'P x + q'x + b'y`, its absolute value.
+    - `gap`: `x'P x + q'x + b'y`, its absolute value, with `b` shifted.
     """
 
     primal: Float[Array, ""]
@@ -45,8 +47,10 @@ class QCPSolution(eqx.Module):
     - `iterations`: of the forward solver.
     - `objective`: `1/2 x'P x + q'x`.
     - `residuals`: a [`diffqcp.Residuals`][].
+    - `shift`: `(m,)`: `A x + s = b + shift`. Zero, unless the problem was infeasible and
+        solved with `closest_feasible` or `elastic`.
 
-    `x`, `y`, `s` and `objective` are differentiable in the data.
+    `x`, `y`, `s`, `objective` and `shift` are differentiable in the data.
     """
 
     x: Float[Array, " n"]
@@ -56,6 +60,7 @@ class QCPSolution(eqx.Module):
     iterations: Integer[Array, ""]
     objective: Float[Array, ""]
     residuals: Residuals
+    shift: Float[Array, " m"]
 
 
 class QCPSolver(eqx.Module):
@@ -84,6 +89,16 @@ class QCPSolver(eqx.Module):
     - `throw`: whether a problem that is not solved raises a `RuntimeError` with the
         status and the place in the batch. If False, its solution and its derivatives are
         NaN, or if the status is `INACCURATE`, as good as could be had.
+    - `closest_feasible`: whether a problem that is infeasible is solved with the closest
+        `b` for which it is not: with `b + shift`, and the smallest `shift` there is. Its
+        status is `CLOSEST_FEASIBLE`. Feasible problems are solved as always. The forward
+        solver is [`diffqcp.Proximal`][], and `polish` and `smoothing` do not count. See
+        [Infeasible problems](../infeasible.md).
+    - `elastic`: a number `gamma > 0`, of any size: constraints may be violated at that
+        price. Each nonnegative row and each other cone may be shifted along a point
+        inside of it, `(1, 0, ..)` for a second-order cone, the unit matrix for a PSD one,
+        and each equation either way, for `gamma` times the length. So every problem is
+        feasible, and one with multipliers below the price is solved as always.
 
     **Raises:** `TypeError` or `ValueError`, naming the argument.
     """
@@ -94,6 +109,8 @@ class QCPSolver(eqx.Module):
     smoothing: Smoothing
     polish: int = eqx.field(static=True)
     throw: bool = eqx.field(static=True)
+    closest_feasible: bool = eqx.field(static=True)
+    elastic: Float[Array, ""] | None
 
     def __init__(
         self,
@@ -105,16 +122,28 @@ class QCPSolver(eqx.Module):
         polish: bool | int = True,
         smoothing: ScalarLike = 0.0,
         throw: bool = True,
+        closest_feasible: bool = False,
+        elastic: ScalarLike | None = None,
     ):
         if not isinstance(structure, AbstractQCPStructure):
             raise TypeError(f"structure: expected a structure, got {type(structure)}")
         if not structure.onto_dual:
             raise ValueError("structure: expected one of the cone K, got onto_dual=False")
-        forward = Clarabel() if forward is None else forward
+        if not isinstance(closest_feasible, bool):
+            raise TypeError(
+                f"closest_feasible: expected True or False, got {closest_feasible!r}"
+            )
+        if forward is None:
+            forward = Proximal() if closest_feasible else Clarabel()
         if not isinstance(forward, AbstractForwardSolver):
             raise TypeError(
                 "forward: expected a forward solver such as diffqcp.Clarabel(), or "
                 f"diffqcp.Function(f) for a function, got {forward!r}"
+            )
+        if closest_feasible and not isinstance(forward, Proximal):
+            raise ValueError(
+                "forward: expected diffqcp.Proximal() for closest_feasible=True, got "
+                f"{forward!r}"
             )
         if not isinstance(polish, bool):
             check_number("polish", polish, above=-1, integer=True)
@@ -124,7 +153,12 @@ class QCPSolver(eqx.Module):
         self.frozen_solver = select_solver(solve_method, solver)
         self.polish = 10 if polish is True else int(polish)
         self.smoothing = as_smoothing(smoothing)
-        self.throw = throw
+        if closest_feasible and self.smoothing is not None:
+            raise ValueError("smoothing: expected 0 for closest_feasible=True")
+        if closest_feasible and elastic is not None:
+            raise ValueError("elastic: expected None for closest_feasible=True")
+        self.throw, self.closest_feasible = throw, closest_feasible
+        self.elastic = None if elastic is None else _as_penalty(elastic)
 
     def __call__(
         self,
@@ -143,7 +177,7 @@ class QCPSolver(eqx.Module):
             counts.
         - `q`, `b`: shapes `(n,)` and `(m,)`.
         - `start`: a solution to start from, or `(x, y, s)`, for forward solvers that can:
-            [`diffqcp.Newton`][] and SCS.
+            [`diffqcp.Newton`][], [`diffqcp.Proximal`][] and SCS.
 
         **Returns:** a [`diffqcp.QCPSolution`][], in the widest floating-point dtype of
         the data.
@@ -152,9 +186,19 @@ class QCPSolver(eqx.Module):
         shape or pattern; a `RuntimeError` if `throw` and there is no solution.
         """
         data = self._data(P, A, q, b)
-        recipe = Recipe(self.structure, self.forward, self.polish)
+        recipe: Recipe | ClosestRecipe
+        if self.closest_feasible:
+            assert isinstance(self.forward, Proximal)
+            recipe = ClosestRecipe(self.structure, self.forward)
+        else:
+            structure = self.structure
+            solved = (
+                structure if self.elastic is None else elastic_of(structure).structure
+            )
+            recipe = Recipe(solved, self.forward, self.polish)
         first = None if start is None else self._start(start, data[2].dtype)
-        solution = _solve(recipe, data, Extras(self.frozen_solver, self.smoothing, first))
+        extras = Extras(self.frozen_solver, self.smoothing, first)
+        solution = _solve(self.structure, recipe, data, extras, self.elastic)
         return _raise_unless_solved(solution) if self.throw else solution
 
     def _data(self, P: Any, A: Any, q: ArrayLike, b: ArrayLike) -> Data:
@@ -219,7 +263,7 @@ def solve(
         [`diffqcp.cones.ProductCone.from_dict`][].
     - `start`: as for `QCPSolver.__call__`.
     - `options`: those of `QCPSolver`: `forward`, `solve_method`, `solver`, `polish`,
-        `smoothing`, `throw`.
+        `smoothing`, `throw`, `closest_feasible`, `elastic`.
 
     **Returns:** a [`diffqcp.QCPSolution`][].
 
@@ -235,6 +279,16 @@ def solve(
     return QCPSolver(structure, **options)(P, A, q, b, start=start)
 
 
+def _as_penalty(gamma: Any) -> Array:
+    if not isinstance(gamma, Tracer):
+        number = gamma
+        if not isinstance(gamma, (int, float)):
+            number = as_numbers("elastic", gamma, "a number > 0")
+        if np.ndim(number) or not 0 < float(number) < np.inf:
+            raise ValueError(f"elastic: expected a number > 0, got {gamma!r}")
+    return jnp.asarray(gamma, float)
+
+
 def _as_array(name: str, matrix: Any) -> Any:
     if _is_sparse(matrix):
         return matrix
@@ -245,11 +299,29 @@ def _is_sparse(matrix: Any) -> bool:
     return isinstance(matrix, (BCOO, BCSR))
 
 
-@partial(jax.jit, static_argnums=0)
-def _solve(recipe: Recipe, data: Data, extras: Extras) -> QCPSolution:
-    structure, (P, A, q, b) = recipe.structure, data
+@partial(jax.jit, static_argnums=(0, 1))
+def _solve(
+    structure: AbstractQCPStructure,
+    recipe: Recipe | ClosestRecipe,
+    data: Data,
+    extras: Extras,
+    gamma: Float[Array, ""] | None,
+) -> QCPSolution:
+    """`recipe` is of the structure, or of its elastic problems with `gamma`."""
+    P, A, q, b = data
     none, A, b = finite_bounds(structure, A, b)
-    x, y, s, *counts = find(recipe, (P, A, q, b), extras)
+    data = P, A, q, b
+    if isinstance(recipe, ClosestRecipe):
+        x, y, s, shift, *counts = find_closest(recipe, data, extras)
+    elif gamma is None:
+        x, y, s, *counts = find(recipe, data, extras)
+        shift = jnp.zeros_like(b)
+    else:
+        form = elastic_of(structure)
+        if extras.start is not None:
+            extras = extras._replace(start=form.start(extras.start, gamma))
+        x, y, s, *counts = find(recipe, form.data(data, gamma), extras)
+        x, y, s, shift = form.solution(x, y, s)
     status, iterations = (part.astype(jnp.int32) for part in counts)
     A_matrix = structure.A_matrix(A)
     Px = structure.P_mv(P, x)
@@ -257,10 +329,11 @@ def _solve(recipe: Recipe, data: Data, extras: Extras) -> QCPSolution:
     def size(vector: Array) -> Array:
         return jnp.max(jnp.abs(jax.lax.stop_gradient(vector)), initial=0)
 
+    gap = x @ Px + q @ x + (b + shift) @ y
     residuals = Residuals(
-        size(A_matrix.mv(x) + s - b),
+        size(A_matrix.mv(x) + s - b - shift),
         size(Px + A_matrix.transpose_mv(y) + q),
-        jnp.abs(jax.lax.stop_gradient(x @ Px + q @ x + b @ y)),
+        jnp.abs(jax.lax.stop_gradient(gap)),
     )
     # A cotangent of zero is to stay zero where there is no solution: no factor is NaN.
     nowhere = jnp.isnan(x).any()
@@ -268,14 +341,14 @@ def _solve(recipe: Recipe, data: Data, extras: Extras) -> QCPSolution:
     value = there @ structure.P_mv(P, there) / 2 + q @ there
     objective = jnp.where(nowhere, jnp.sum(x), value)
     s = jnp.where(none, jnp.inf, s)
-    return QCPSolution(x, y, s, status, iterations, objective, residuals)
+    return QCPSolution(x, y, s, status, iterations, objective, residuals, shift)
 
 
 def _raise_unless_solved(solution: QCPSolution) -> QCPSolution:
-    parts = solution.x, solution.y, solution.s, solution.objective
-    x, y, s, objective = raise_unless_solved(solution.status, parts)
-    status, iterations = solution.status, solution.iterations
-    return QCPSolution(x, y, s, status, iterations, objective, solution.residuals)
+    parts = solution.x, solution.y, solution.s, solution.objective, solution.shift
+    x, y, s, objective, shift = raise_unless_solved(solution.status, parts)
+    counts = solution.status, solution.iterations
+    return QCPSolution(x, y, s, *counts, objective, solution.residuals, shift)
 
 
 _Arrays = TypeVar("_Arrays")
@@ -284,7 +357,8 @@ _Arrays = TypeVar("_Arrays")
 def raise_unless_solved(status: Integer[Array, ""], arrays: _Arrays) -> _Arrays:
     """The arrays of a solution with this status, a [`diffqcp.Status`][].
 
-    **Raises:** `RuntimeError` if it is not `SOLVED`; in a traced call when that runs.
+    **Raises:** `RuntimeError` if it is neither `SOLVED` nor `CLOSEST_FEASIBLE`; in a
+    traced call when that runs.
     """
     if not isinstance(status, Tracer):
         _check(status)
@@ -299,7 +373,7 @@ def raise_unless_solved(status: Integer[Array, ""], arrays: _Arrays) -> _Arrays:
 def _check(status: Array) -> np.ndarray:
     """True for each, or an error."""
     codes = np.asarray(status)
-    failed = np.argwhere(codes != Status.SOLVED)
+    failed = np.argwhere(~np.isin(codes, SOLUTIONS))
     if len(failed) == 0:
         return np.ones(codes.shape, bool)
     place = tuple(failed[0].tolist())

@@ -129,7 +129,8 @@ class AbstractQCPStructure(abc.ABC):
 
     def P_matrix(self, values: Float[Array, " nnzP"]) -> SparseMatrix:
         """All of the symmetric `P`, from its stored values."""
-        return SparseMatrix(values[self.P_source], self.P_full)
+        whole = self.P_full is self.P_pattern
+        return SparseMatrix(values if whole else values[self.P_source], self.P_full)
 
     def A_matrix(self, values: Float[Array, " nnzA"]) -> SparseMatrix:
         """`A`, from its stored values."""
@@ -146,6 +147,9 @@ class AbstractQCPStructure(abc.ABC):
         self, w: Float[Array, " n"], x: Float[Array, " n"]
     ) -> Float[Array, " nnzP"]:
         """The adjoint of `P_mv` in `values`: `sym(w x')` on the stored entries."""
+        if self.P_pattern.full:
+            outer = jnp.outer(w, x)
+            return ((outer + outer.T) / 2).ravel()
         rows, cols = self.P_pattern.rows, self.P_pattern.cols
         return self._weights(x) * (w[rows] * x[cols] + x[rows] * w[cols]) / 2
 
@@ -153,6 +157,8 @@ class AbstractQCPStructure(abc.ABC):
         self, u: Float[Array, " m"], x: Float[Array, " n"]
     ) -> Float[Array, " nnzA"]:
         """`u x'` on the stored entries of `A`."""
+        if self.A_pattern.full:
+            return jnp.outer(u, x).ravel()
         return u[self.A_pattern.rows] * x[self.A_pattern.cols]
 
     def _weights(self, like: Array) -> Float[Array, " nnzP"]:

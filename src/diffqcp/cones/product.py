@@ -230,7 +230,8 @@ class ProductCone(AbstractCone):
         """The sum of the factors'."""
         return sum(cone.dim for cone in self.cones)
 
-    def _parts(self, v: Float[Array, " d"]) -> list[Array]:
+    def parts(self, v: Float[Array, " d"]) -> list[Array]:
+        """The blocks of a vector, in the order of the factors."""
         stacked = v if self.rows is None else v[self.rows.value]
         return _split(stacked, [cone.dim for cone in self.cones])
 
@@ -240,7 +241,7 @@ class ProductCone(AbstractCone):
 
     def project(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """Each block onto its cone."""
-        parts = zip(self.cones, self._parts(v), strict=True)
+        parts = zip(self.cones, self.parts(v), strict=True)
         return self._join([cone.project(part) for cone, part in parts], v)
 
     def jacobian(self, v: Float[Array, " d"]) -> ConeJacobian:
@@ -256,7 +257,7 @@ class ProductCone(AbstractCone):
         v: Float[Array, " d"],
         jacobian: Callable[[AbstractCone, Array], ConeJacobian],
     ) -> ConeJacobian:
-        parts = zip(self.cones, self._parts(v), strict=True)
+        parts = zip(self.cones, self.parts(v), strict=True)
         blocks = [jacobian(cone, part) for cone, part in parts]
         eigenvalues = _concatenate([block.eigenvalues for block in blocks], v)
         eigenvectors = ProductEigenvectors(
@@ -271,7 +272,7 @@ class ProductCone(AbstractCone):
         self, v: Float[Array, " d"], dv: Float[Array, " d"]
     ) -> Float[Array, " d"]:
         """Each block's."""
-        parts = zip(self.cones, self._parts(v), self._parts(dv), strict=True)
+        parts = zip(self.cones, self.parts(v), self.parts(dv), strict=True)
         return self._join([cone.differential(row, move) for cone, row, move in parts], v)
 
     def dual(self) -> "ProductCone":

@@ -40,6 +40,16 @@ class Status(enum.IntEnum):
     WRONG_PATTERN = 10
     """Of a program: there are second derivatives, or derivatives of constraints, outside
     of the pattern that was given."""
+    CLOSEST_FEASIBLE = 11
+    """With `closest_feasible`: no `x` satisfies the constraints, and this is the solution
+    for the closest right-hand side for which one does."""
+    WEAKLY_INFEASIBLE = 12
+    """With `closest_feasible`: no smallest shift was found. There is none, or the
+    constraints are satisfied on the boundary of being infeasible only."""
+
+
+SOLUTIONS = (Status.SOLVED, Status.CLOSEST_FEASIBLE)
+"""The statuses that come with a solution to rounding errors."""
 
 
 class Found(NamedTuple):

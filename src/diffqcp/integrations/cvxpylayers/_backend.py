@@ -12,7 +12,7 @@ import numpy as np
 from cvxpylayers.interfaces.base import SolverInterface
 from jaxtyping import ScalarLike
 
-from ...forward import AbstractForwardSolver, Newton, Status
+from ...forward import AbstractForwardSolver, Newton, Proximal, SOLUTIONS, Status
 from ...solver import QCPSolver
 from ._batches import BatchSizes, filled, remember
 from ._form import differentiate_batch, LayerForm, LayerSolution, solve_on_host
@@ -59,6 +59,9 @@ class DiffQCP(SolverInterface):
         layer and batch size, for forward solvers that can. The solution is the same up to
         rounding errors, unless there are several, or `polish` is off. True by default,
         since in training one problem is much like the last.
+    - `closest_feasible`: as for [`diffqcp.QCPSolver`][]: infeasible problems are solved
+        with the closest right-hand side for which they are not. The forward solver is
+        then [`diffqcp.Proximal`][].
 
     **Raises:** `TypeError` or `ValueError`, naming the argument.
     """
@@ -78,12 +81,16 @@ class DiffQCP(SolverInterface):
         smoothing: ScalarLike = 0.0,
         throw: bool = True,
         warm_start: bool = True,
+        closest_feasible: bool = False,
     ):
-        self._forward = Newton() if forward is None else forward
+        if forward is None:
+            forward = Proximal() if closest_feasible else Newton()
+        self._forward = forward
         if not isinstance(self._forward, AbstractForwardSolver):
             raise TypeError(f"forward: expected a forward solver, got {forward!r}")
         self._options = {"solve_method": solve_method, "solver": solver, "polish": polish}
         self._options["smoothing"] = smoothing
+        self._options["closest_feasible"] = closest_feasible
         self.throw, self._warm_start = throw, warm_start
         self._dtype: np.dtype | None = None
         # By cvxpylayers' cone dimensions, of which each layer has its own, so that layers
@@ -174,9 +181,7 @@ class DiffQCP(SolverInterface):
         count, size = len(dprimal), len(values[1])
         with jax.enable_x64(True):
             gradients = _extended(dprimal, size), _extended(ddual, size)
-            dP, dq, dA = differentiate_batch(
-                solver, form, values, found.solution, gradients
-            )
+            dP, dq, dA = differentiate_batch(solver, form, values, found, gradients)
         dP = None if values[0] is None else np.asarray(dP)[:count]
         return dP, np.asarray(dq)[:count], np.asarray(dA)[:count]
 
@@ -300,7 +305,7 @@ def _from_torch(tensor: Any) -> Any:
 def check(status: Any) -> None:
     """Raises a `RuntimeError` unless all of a batch is solved."""
     status = np.ravel(status)
-    failed = np.flatnonzero(status != Status.SOLVED)
+    failed = np.flatnonzero(~np.isin(status, SOLUTIONS))
     if failed.size:
         word = Status(int(status[failed[0]])).name.lower().replace("_", " ")
         raise RuntimeError(

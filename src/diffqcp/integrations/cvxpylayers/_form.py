@@ -82,10 +82,13 @@ def _entries(index: Any, shape: tuple[int, int]) -> tuple[np.ndarray, tuple[int,
 
 
 class LayerSolution(NamedTuple):
-    """The solutions `(x, y, s)` of a batch, and how each solve has ended."""
+    """The solutions `(x, y, s)` of a batch, how each solve has ended, and the shifts of
+    `b`, if there may be any.
+    """
 
     solution: Solution
     status: Array | np.ndarray
+    shift: Array | None = None
 
 
 def solve_on_host(
@@ -115,7 +118,8 @@ def solve_on_host(
 def _solve(solver: QCPSolver, form: LayerForm, values: Any, start: Any) -> LayerSolution:
     def solve(values, start):
         found = solver(*form.data(*values), start=start)
-        return LayerSolution((found.x, found.y, found.s), found.status)
+        shift = found.shift if solver.closest_feasible else None
+        return LayerSolution((found.x, found.y, found.s), found.status, shift)
 
     return jax.vmap(solve)(values, start)
 
@@ -135,29 +139,40 @@ def differentiate_batch(
     solver: QCPSolver,
     form: LayerForm,
     values: tuple[Array | None, Array, Array],
-    solution: Solution,
+    found: LayerSolution,
     gradients: tuple[Array, Array],
 ) -> tuple[Array, Array, Array]:
     """The gradients of cvxpylayers' vectors, from those of `x` and `y`. Where these are
     zero, so are those, with and without a solution.
     """
 
-    def differentiate(values, solution, gradients):
+    def differentiate(values, solution, shift, gradients):
         P, A, q, b = form.data(*values)
         none, A_values, b = finite_bounds(form.structure, A.data, b)
         A = form.structure.wrap(A_values, form.structure.A_pattern)
         x, y, s = solution
         qcp = HostQCP(P, A, q, b, x, y, s, form.structure)
-        dx, dy = gradients
-        found = qcp.vjp(
-            *(dx, dy, jnp.zeros_like(dy)),
-            solver=solver.frozen_solver.thaw(),
-            polish=False,  # the forward pass has done that
-            smoothing=0.0 if solver.smoothing is None else solver.smoothing,
-            throw=False,
-        )
+        (dx, dy), chosen = gradients, solver.frozen_solver.thaw()
+        nothing = jnp.zeros_like(dy)
+        if shift is None:
+            found: Any = qcp.vjp(
+                *(dx, dy, nothing),
+                solver=chosen,
+                polish=False,  # the forward pass has done that
+                smoothing=0.0 if solver.smoothing is None else solver.smoothing,
+                throw=False,
+            )
+        else:
+            operator = qcp.closest_derivative(shift, solver=chosen)
+            dP, dA, dq, db = operator.transpose_mv((dx, dy, nothing, nothing))
+            patterns = form.structure.P_pattern, form.structure.A_pattern
+            dP, dA = (
+                form.structure.wrap(*pair)
+                for pair in zip((dP, dA), patterns, strict=True)
+            )
+            found = dP, dA, dq, db
         asked = jnp.any(dx != 0) | jnp.any(dy != 0)
         dP, dq, dA = (jnp.where(asked, part, 0) for part in form.cotangents(*found))
         return dP, dq, dA
 
-    return jax.vmap(differentiate)(values, solution, gradients)
+    return jax.vmap(differentiate)(values, found.solution, found.shift, gradients)

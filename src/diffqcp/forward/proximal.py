@@ -1,0 +1,42 @@
+from .._checks import check_number
+from ..derivative import Data
+from ..linear_solve.auto import AutoSolver
+from ..structure import AbstractQCPStructure
+from ._base import AbstractForwardSolver, Found, Start
+from ._proximal import minimise, Problem
+
+
+class Proximal(AbstractForwardSolver):
+    """The proximal method of multipliers, all of it inside XLA, for all cones.
+
+    Its Newton steps factorise systems that are never singular, so linear programs,
+    dependent constraints and solutions that are not unique are no special cases, and it
+    needs no start. From a nearby solution it takes few steps. A step costs as much as a
+    derivative; cold, six to twenty are usual, and badly scaled problems can take
+    hundreds, or end at the limit. Infeasible and unbounded problems end in that status,
+    by certificates. Near the solution the steps are those of Newton's method, up to
+    rounding errors. (Hermans, Themelis and Patrinos, "QPALM", 2022, and Bambade et al.,
+    "ProxQP", 2022, for QPs. The [derivation](../derivation.md#infeasible-problems) has
+    the formulas.)
+
+    **Arguments:**
+
+    - `max_steps`: the most steps.
+
+    **Raises:** `TypeError` or `ValueError`, naming the argument.
+    """
+
+    max_steps: int = 300
+
+    def __check_init__(self):
+        check_number("max_steps", self.max_steps, above=0, integer=True)
+
+    def solve(
+        self, structure: AbstractQCPStructure, data: Data, start: Start | None
+    ) -> Found:
+        """From `start`, or from zero."""
+        problem = Problem(
+            structure, data, structure.dual_cone, AutoSolver(well_posed=True)
+        )
+        (x, y, s), _, status, steps = minimise(problem, start, self.max_steps)
+        return Found(x, y, s, status, steps)
