@@ -464,3 +464,38 @@ def test_numpy_interface_of_the_backend():
     want = jax.grad(total, argnums=(0, 1, 2, 3))(*map(jnp.asarray, case.values))
     expected = np.concatenate([np.ravel(want[k], order="F") for k in order])
     np.testing.assert_allclose(pulled[:-1], expected, rtol=0, atol=1e-9)
+
+
+def test_closest_feasible():
+    """The layer, and what cvxpylayers calls for PyTorch: in a batch, one item has two
+    bounds that exclude each other, and meets them in the middle.
+    """
+    x, b, q = cp.Variable(3), cp.Parameter(4), cp.Parameter(3)
+    A = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 1], [1, 1, 0]])
+    objective = cp.sum_squares(x) / 2 + q @ x
+    problem = cp.Problem(cp.Minimize(objective), [A @ x <= b])
+    layer = CvxpyLayer(problem, [b, q], [x], solver=DiffQCP(closest_feasible=True))
+    bounds = jnp.array([[-1.0, -1.0, 0.3, 2.0], [1.0, 1.0, 0.3, 2.0]])
+    costs = jnp.array([[1.0, -2.0, 0.3], [0.5, -2.0, 0.3]])
+    weights = np.arange(1.0, 4)
+
+    def loss(bounds, costs):
+        return jnp.sum(jnp.sin(layer(bounds, costs)[0]) @ weights)
+
+    expected = [[0, 1.3, -1], [-0.5, 1.3, -1]]
+    np.testing.assert_allclose(layer(bounds, costs)[0], expected, rtol=0, atol=1e-13)
+    gradients = jax.grad(loss, argnums=(0, 1))(bounds, costs)
+    rng, step = np.random.default_rng(0), 1e-4
+    moves = [rng.normal(size=part.shape) for part in (bounds, costs)]
+    ends = [loss(bounds + t * moves[0], costs + t * moves[1]) for t in (step, -step)]
+    slope = sum(np.vdot(*parts) for parts in zip(gradients, moves, strict=True))
+    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-7)
+
+    vectors = jax.vmap(lambda *values: layer._maps.vectors(values))(bounds, costs)
+    P, q_vector, A_values = (np.asarray(part) for part in vectors)
+    backend, dims = layer._backend, layer.ctx.cone_dims
+    found, _, saved = backend.solve_numpy_batch(P, q_vector, A_values, dims, {}, True)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+    cotangents = np.cos(found) * weights, np.zeros(A.shape[:1])[None].repeat(2, axis=0)
+    _, dq, _ = backend.derivative_numpy_batch(*cotangents, saved)
+    np.testing.assert_allclose(dq[:, :3], gradients[1], rtol=0, atol=1e-12)
