@@ -40,9 +40,11 @@ from .structure import AbstractQCPStructure
 
 
 # As accurate as it gets, and without verdicts: those that are right have been believed.
+# Its last digits do not depend on what it has solved before.
 RESCUE = Clarabel(
     tol=1e-12,
     accept=1e-4,
+    reuse=False,
     settings=(("tol_infeas_abs", 1e-15), ("tol_infeas_rel", 1e-15)),
 )
 # Verdicts that nothing is tried against.

@@ -37,6 +37,8 @@ class Clarabel(AbstractHostSolver):
     - `threads`: how many problems of a batch are solved at a time. By default as many as
         there are cores.
     - `settings`: further settings of Clarabel, as pairs of a name and a value.
+    - `reuse`: whether the solver object is updated for the next problem. If not, it is
+        made anew, and the last digits of a solution depend on its own problem alone.
 
     **Raises:** `TypeError` or `ValueError`, naming the argument, for options without
     sense, and for a setting that Clarabel does not have.
@@ -47,6 +49,7 @@ class Clarabel(AbstractHostSolver):
     max_iter: int = 200
     threads: int | None = None
     settings: tuple[tuple[str, Any], ...] = ()
+    reuse: bool = True
 
     psd_order: ClassVar[PSDOrder] = "upper"
     own_duals: ClassVar[bool] = False
@@ -78,7 +81,7 @@ def _run(
     an object of its own, whose scaling is not that of other values.
     """
     q, b = problem.q, problem.b
-    if "solver" in workspace:
+    if options.reuse and "solver" in workspace:
         workspace["solver"].update(P=problem.P_data, q=q, A=problem.A_data, b=b)
         found = _found(workspace["solver"].solve(), problem)
         if found.status in _FINAL:
