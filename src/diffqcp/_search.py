@@ -222,7 +222,8 @@ def search(
 
     begin = _begin(structure, prepared, found)
     tries = jnp.zeros_like(begin.found.status)
-    best = lax.while_loop(unfinished, body, _State(begin, tries)).best
+    first_state = vary_together(_State(begin, tries))
+    best = lax.while_loop(unfinished, body, first_state).best
     return _conclude(prepared, best)
 
 
