@@ -41,9 +41,7 @@ class Elastic:
     def __init__(self, structure: AbstractQCPStructure):
         dims, n, m = structure.dims, structure.n, structure.m
         zeros, straight = dims["z"], dims["z"] + dims["l"]
-        lengths = [*dims["q"], *(size * (size + 1) // 2 for size in dims["s"])]
-        lengths += [3] * (dims["ep"] + dims["ed"] + len(dims["p"]))
-        lengths = np.array([length for length in lengths if length], int)
+        lengths = np.array(structure.curved_sizes, int)
         # The slack of each row, and its direction.
         count = zeros + straight + lengths.size
         cone = zeros + straight + np.repeat(np.arange(lengths.size), lengths)

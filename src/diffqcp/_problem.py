@@ -76,8 +76,6 @@ class Problem:
         assembly = assemble_patterns(structure.P_full, structure.A_pattern, skeleton)
         factorisation: Any = analyse(assembly)
         dims, P, A = structure.dims, structure.P_pattern, structure.A_pattern
-        lengths = [*dims["q"], *(size * (size + 1) // 2 for size in dims["s"])]
-        lengths += [3] * (dims["ep"] + dims["ed"] + len(dims["p"]))
         blocks, kinds = assembly.blocks, [_kind(part) for part in cone.cones]
 
         def joined(name: str) -> np.ndarray:
@@ -88,7 +86,7 @@ class Problem:
             [structure.n, structure.m, dims["z"], dims["l"], assembly.order, upper],
             *(P.rows, P.cols, structure.P_weights),
             *(structure.P_source[assembly.upper], A.rows, A.cols),
-            [length for length in lengths if length > 0],
+            structure.curved_sizes,
             [number for kind, _ in kinds for number in kind],
             [] if cone.rows is None else cone.rows.value,
             [number for block in blocks for number in _counts(block)],

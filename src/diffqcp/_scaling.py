@@ -114,8 +114,7 @@ def block_max(
     straight = dims["z"] + dims["l"]
     if straight == structure.m:
         return values
-    lengths = [*dims["q"], *(size * (size + 1) // 2 for size in dims["s"])]
-    lengths += [3] * (dims["ep"] + dims["ed"] + len(dims["p"]))
+    lengths = structure.curved_sizes
     cone = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     largest = jnp.zeros(len(lengths), values.dtype).at[cone].max(values[straight:])
     return jnp.concatenate([values[:straight], largest[cone]])

@@ -127,6 +127,16 @@ class AbstractQCPStructure(abc.ABC):
         """How many entries of the symmetric `P` each stored one stands for."""
         return self._P_weights.value
 
+    @property
+    def curved_sizes(self) -> list[int]:
+        """How many rows each cone takes that is no product of rays, in their order; those
+        without rows are left out.
+        """
+        dims = self.dims
+        sizes = [*dims["q"], *(size * (size + 1) // 2 for size in dims["s"])]
+        sizes += [3] * (dims["ep"] + dims["ed"] + len(dims["p"]))
+        return [size for size in sizes if size > 0]
+
     def P_matrix(self, values: Float[Array, " nnzP"]) -> SparseMatrix:
         """All of the symmetric `P`, from its stored values."""
         whole = self.P_full is self.P_pattern
