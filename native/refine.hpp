@@ -51,13 +51,19 @@ class Refinement {
     // Whether E is one number for all null vectors of a block, or follows the rows.
     bool even = true;
 
-    // Whether the factors are accurate: not if they overflow, and the error is NaN. More
-    // is asked for where (2) depends on it.
-    bool good() const { return error <= (singular ? kGood : kFair); }
+    // Whether the factors are accurate: not if they overflow, and the error is NaN.
     bool fair() const { return error <= kFair; }
+    bool accurate() const { return error <= (singular ? kUseful : kFair); }
+    // Whether (2) takes many steps.
+    bool slow() const { return !accurate() || (singular && rate > kSlow); }
+    double badness() const {
+      const double worst = singular ? std::max(error, rate) : error;
+      return std::isfinite(worst) ? worst : std::numeric_limits<double>::infinity();
+    }
   };
 
-  static constexpr double kGood = 1e-6, kFair = 1e-5, kClear = 1e-6;
+  static constexpr double kGood = 1e-4, kFair = 1e-5, kUseful = 1e-2;
+  static constexpr double kClear = 1e-2, kSlow = 0.1;
   // Of K times a null vector, with a margin for long sums.
   static constexpr double kRounding = 1e-12;
 
@@ -91,16 +97,18 @@ class Refinement {
       for (Index k = 0; k < n_; ++k) solved[k] = left[k] / shift_[k];
       factorisation_.multiply<1>(values_, solved.data(), next.data());
       for (Index k = 0; k < n_; ++k) next[k] += left[k] - probe[k];
-      rank.error = norm(kResidual, next) / norm(kResidual, probe);
+      rank.error = norm(kResidual, next) / norm(kResidual, singular ? left : probe);
     }
-    if (!singular || (again && !rank.fair())) return rank;
+    if (!singular) return rank;
+    rank.rate = 1;
+    if (again && !rank.accurate()) return rank;
     next = left;
     contract(kResidual, next);
     for (Index k = 0; k < n_; ++k) next[k] -= left[k];
     rank.rate = norm(kResidual, next);
     // A small change is that of an eigenvalue much larger than E, or much smaller: then it
     // repeats itself.
-    const double noise = kClear + 10 * rank.error * norm(kResidual, left);
+    const double noise = 1e-6 + 10 * rank.error * norm(kResidual, left);
     if (rank.rate > noise) {
       contract(kResidual, next);
       if (!(norm(kResidual, next) < noise + 10 * rank.rate * rank.rate)) rank.rate = 1;
@@ -114,11 +122,10 @@ class Refinement {
     if (!rank.singular) return rank.fair() ? 0 : 1;
     const Tolerances tolerances{1e-14, 0, 50, false};
     const int steps = steps_of_removal(rank.rate, tolerances);
-    if (steps == 0) return 1;
     std::vector<double> part, product(n_);
-    null_part(steps, tolerances, kResidual, random_residual(), part, [](const auto&) {});
-    contract_accurately(part);
+    null_part(steps, tolerances, kResidual, random_residual(), part);
     for (Index k = 0; k < n_; ++k) part[k] /= shift_[k];
+    purify(part);
     factorisation_.multiply<1>(values_, part.data(), product.data());
     double image = 0, size = 0;
     for (Index k = 0; k < n_; ++k) {
@@ -144,15 +151,8 @@ class Refinement {
              std::vector<double>& r, Outcome* outcome) const {
     std::vector<double> z;
     if (rank.singular) {
-      // If r is in the range, which is usual, all that goes wrong are rounding errors.
-      Tolerances quick = tolerances;
-      quick.well_posed = true;
-      if (null_space == nullptr) refine<1>(quick, r, z, outcome);
-      const int steps = steps_of_removal(rank.rate, tolerances);
-      if (null_space == nullptr && outcome->error <= tolerances.tolerance && steps > 0)
-        remove(steps, tolerances, kSolution, z);
-      else
-        z = refine_singular(steps, rank, null_space, tolerances, r, outcome);
+      z = solve_singular(steps_of_removal(rank.rate, tolerances), rank, null_space,
+                         tolerances, r, outcome);
       r.swap(z);
       return;
     }
@@ -163,8 +163,8 @@ class Refinement {
       for (Index k = 0; k < n_; ++k) single[k] = r[static_cast<size_t>(k) * C + c];
       if (!finite(single)) continue;
       const int steps = steps_of_removal(kUnknown, tolerances);
-      single = refine_singular(steps, rank, null_space, tolerances, std::move(single),
-                               &outcome[c]);
+      single = solve_singular(steps, rank, null_space, tolerances, std::move(single),
+                              &outcome[c]);
       for (Index k = 0; k < n_; ++k) z[static_cast<size_t>(k) * C + c] = single[k];
     }
     r.swap(z);
@@ -180,15 +180,11 @@ class Refinement {
     std::vector<std::vector<double>> basis;
     Random random;
     while (steps > 0 && basis.size() <= NullSpace::kMost) {
-      for (Index k = 0; k < n_; ++k) vector[k] = random() / units[k];
-      const double size = norm(kResidual, vector);
-      for (int repeat = 0; repeat < 2; ++repeat) {
-        null_part(steps, tolerances, kResidual, vector, part, [](const auto&) {});
-        contract_accurately(part);
-        vector.swap(part);
-      }
-      // From a residual to a null vector, whose signs do not matter within a block.
-      for (Index k = 0; k < n_; ++k) vector[k] *= units[k];
+      for (Index k = 0; k < n_; ++k) vector[k] = random() * units[k];
+      const double size = norm(kSolution, vector);
+      null_part(steps, tolerances, kSolution, vector, part);
+      purify(part);
+      for (Index k = 0; k < n_; ++k) vector[k] = part[k] / units[k];
       for (int repeat = 0; repeat < 2; ++repeat)
         for (const auto& unit : basis) NullSpace::subtract(unit, vector);
       if (!(std::sqrt(NullSpace::dot(vector, vector)) > trace * size))
@@ -277,17 +273,14 @@ class Refinement {
     }
   }
 
-  // Iteration (1) for a singular K, for the part of `r` in the range.
-  //
-  // The vectors p of (2), which find the other part of `r`, are steps of (1) too: with
-  // p_0 = r and p_j = E M^-1 p_(j-1), the steps from z = 0 on are E^-1 p_j. What (2) ends
-  // with is in each of them, and taken off.
-  std::vector<double> refine_singular(int steps, const Rank& rank,
-                                      const NullSpace* null_space,
-                                      const Tolerances& tolerances, std::vector<double> r,
-                                      Outcome* outcome) const {
-    const double whole_r = norm(kResidual, r), smallest = tolerances.floor * whole_r;
-    std::vector<double> z(n_, 0.0), part = r, sum(n_, 0.0);
+  // For a singular K. If r is in the range, which is usual, only rounding errors and the
+  // errors of the factors have a part in the null space, and it is enough to remove that of
+  // the solution.
+  std::vector<double> solve_singular(int steps, const Rank& rank,
+                                     const NullSpace* null_space,
+                                     const Tolerances& tolerances, std::vector<double> r,
+                                     Outcome* outcome) const {
+    std::vector<double> z(n_, 0.0);
     *outcome = {std::numeric_limits<double>::infinity(), 0};
     if (steps == 0) return z;
     const auto remove_from = [&](Units units, std::vector<double>& vector) {
@@ -296,58 +289,67 @@ class Refinement {
       else
         remove(steps, tolerances, units, vector);
     };
-    if (null_space != nullptr) {
-      null_space->remove(r);
-      for (Index k = 0; k < n_; ++k) part[k] -= r[k];
-      if (!is_null(part, rank.relative)) return z;
-      z = r;
-      factorisation_.solve<1>(panels_, inverse_, z.data());
-    } else {
-      int count = 0;
-      const auto collect = [&](const std::vector<double>& p) {
-        for (Index k = 0; k < n_; ++k) sum[k] += p[k];
-        ++count;
-      };
-      null_part(steps, tolerances, kResidual, r, part, collect);
-      contract_accurately(part);
-      for (Index k = 0; k < n_; ++k) {
-        r[k] -= part[k];
-        z[k] = (sum[k] - count * part[k]) / shift_[k];
+    for (const bool consistent : {false, true}) {
+      if (consistent) {
+        std::vector<double> part = r;
+        const double whole = norm(kResidual, r);
+        remove_from(kResidual, r);
+        for (Index k = 0; k < n_; ++k) part[k] -= r[k];
+        if (!is_null(part, whole, rank)) break;
       }
-      if (norm(kResidual, part) > kTrace * whole_r) {
-        for (Index k = 0; k < n_; ++k) part[k] /= shift_[k];
-        if (!is_null(part, rank.relative)) return std::vector<double>(n_, 0.0);
-      }
-      remove(steps, tolerances, kResidual, r);
+      refine_consistent(tolerances, r, z, outcome);
+      if (outcome->error <= tolerances.tolerance) break;
     }
     remove_from(kSolution, z);
+    return z;
+  }
+
+  // Iteration (1) for a singular K. A drift along the null space does not count as long as it
+  // is small; a few steps of (2) take it off a correction.
+  void refine_consistent(const Tolerances& tolerances, const std::vector<double>& r,
+                         std::vector<double>& z, Outcome* outcome) const {
+    constexpr double slow = 0.1, drift = 0.1, slowest = 0.7;
+    const double smallest = tolerances.floor * norm(kResidual, r);
+    z = r;
+    factorisation_.solve<1>(panels_, inverse_, z.data());
     std::vector<double> correction(n_);
     double last = norm(kSolution, z), ratio = 0;
-    if (last == 0) *outcome = {0, 1};
-    while (!(outcome->error <= tolerances.tolerance) && ratio < 1 &&
+    *outcome = {last == 0 ? 0 : std::numeric_limits<double>::infinity(), 1};
+    bool drifts = false;
+    while (!(outcome->error <= tolerances.tolerance) && ratio < slowest &&
            outcome->steps < tolerances.max_steps) {
       factorisation_.multiply<1>(values_, z.data(), correction.data());
       for (Index k = 0; k < n_; ++k) correction[k] = r[k] - correction[k];
       factorisation_.solve<1>(panels_, inverse_, correction.data());
-      remove_from(kSolution, correction);
-      for (Index k = 0; k < n_; ++k) z[k] += correction[k];
-      const double length = norm(kSolution, correction);
+      double length = norm(kSolution, correction);
       const double whole = std::max(norm(kSolution, z), smallest);
+      drifts = drifts || (!(length < slow * last) && length <= drift * whole);
+      for (int repeat = 0; repeat < 3 && drifts; ++repeat) {
+        if (length <= tolerances.tolerance * whole) break;
+        std::vector<double> part = correction;
+        contract(kSolution, part);
+        for (Index k = 0; k < n_; ++k) correction[k] -= part[k];
+        length = norm(kSolution, correction);
+      }
+      for (Index k = 0; k < n_; ++k) z[k] += correction[k];
       ratio = length / last;
       last = length;
-      outcome->error = length / (whole > 0 ? whole : 1) * (ratio < 1 ? ratio / (1 - ratio) : 1);
+      outcome->error =
+          length / (whole > 0 ? whole : 1) * (ratio < slowest ? ratio / (1 - ratio) : 1);
       ++outcome->steps;
     }
-    return z;
   }
 
-  // Whether what (2) has found is in the null space: eigenvalues that are small beside E,
-  // but no rounding errors, pass for zero there.
-  bool is_null(const std::vector<double>& part, double relative) const {
-    if (relative == 0) return true;
+  // Whether what has been removed from a residual of size `whole` is E times a null vector:
+  // eigenvalues that are small beside E, but no rounding errors, pass for zero in (2).
+  bool is_null(std::vector<double> part, double whole, const Rank& rank) const {
+    if (rank.relative == 0) return true;
+    if (rank.even)
+      for (Index k = 0; k < n_; ++k) part[k] /= shift_[k];
     std::vector<double> product(n_);
     factorisation_.multiply<1>(values_, part.data(), product.data());
-    return relative * norm(kResidual, product) <= kRounding * norm(kSolution, part);
+    const double size = std::max(norm(kSolution, part), 1e-3 * whole);
+    return rank.relative * norm(kResidual, product) <= kRounding * size;
   }
 
   // How often (2) is applied at most until what is left is the part in the null space; 0
@@ -360,12 +362,9 @@ class Refinement {
     return std::max(2, static_cast<int>(std::min<double>(steps, tolerances.max_steps)));
   }
 
-  // Iteration (2) from `vector` on, until what is left is the part in the null space. Each
-  // vector is shown to `collect`.
-  template <typename Collect>
+  // Iteration (2) from `vector` on, until what is left is the part in the null space.
   void null_part(int steps, const Tolerances& tolerances, Units units,
-                 const std::vector<double>& vector, std::vector<double>& part,
-                 const Collect& collect) const {
+                 const std::vector<double>& vector, std::vector<double>& part) const {
     const double size = norm(units, vector);
     std::vector<double> before;
     double last = 0;
@@ -373,7 +372,6 @@ class Refinement {
     for (int step = 0; step < steps; ++step) {
       before = part;
       contract(units, part);
-      collect(part);
       for (Index k = 0; k < n_; ++k) before[k] -= part[k];
       const double change = norm(units, before), ratio = change / last;
       last = change;
@@ -381,22 +379,96 @@ class Refinement {
     }
   }
 
-  // Subtracts the limit of (2). It has the relative error of the factors, so that it is
-  // done again until that does not count.
+  // Subtracts the part in the null space. A limit of (2) has the relative error of the
+  // factors, and is subtracted again until that does not count; for a right-hand side, which
+  // may be all null space, and where (2) is slow, a limit of (5) is subtracted first.
   void remove(int steps, const Tolerances& tolerances, Units units,
               std::vector<double>& vector) const {
+    constexpr int most = 4;
+    constexpr double poor = 1e-2;
     std::vector<double> part;
-    for (int repeat = 0; repeat < 4; ++repeat) {
-      null_part(steps, tolerances, units, vector, part, [](const auto&) {});
+    const auto subtract = [&] {
       for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
-      if (norm(units, part) <= kSlight * norm(units, vector)) break;
+    };
+    if (units == kResidual)
+      for (Index k = 0; k < n_; ++k) vector[k] /= shift_[k];
+    const auto project_out = [&] {
+      part = vector;
+      project(part);
+      for (Index k = 0; k < n_; ++k) part[k] = vector[k] - part[k];
+      purify(part);
+      subtract();
+    };
+    // What is left in a right-hand side is large in the solution.
+    const double slight = units == kResidual ? 1e-12 : kSlight;
+    const bool slow = steps >= tolerances.max_steps;
+    if (slow || units == kResidual) project_out();
+    if (slow) project_out();
+    double last = std::numeric_limits<double>::infinity();
+    for (int repeat = 0; repeat < most && !slow; ++repeat) {
+      null_part(steps, tolerances, kSolution, vector, part);
+      const double size = norm(kSolution, part), whole = norm(kSolution, vector);
+      // Errors of the factors make null vectors of the rest, too.
+      if (size > 0.3 * last && size <= kSlight * whole) break;
+      if (size > kSlight * whole) purify(part);
+      subtract();
+      if (size <= slight * whole) break;
+      if (size > poor * last && size > kSlight * whole) project_out();
+      last = size;
+    }
+    if (units == kResidual)
+      for (Index k = 0; k < n_; ++k) vector[k] *= shift_[k];
+  }
+
+  // The part of a solution that is orthogonal to the null space: (5) for K z on the right.
+  void project(std::vector<double>& z) const {
+    std::vector<double> image(n_);
+    factorisation_.multiply<1>(values_, z.data(), image.data());
+    solve_least(std::move(image), z);
+  }
+
+  // The least-squares solution of least norm of (5), G z = M^-1 r with G = M^-1 K, by the
+  // method of conjugate gradients. G times a null vector is zero whatever the errors of the
+  // factors, and the range of its transpose is orthogonal to the null space.
+  void solve_least(std::vector<double> r, std::vector<double>& z) const {
+    constexpr int most = 60;
+    constexpr double enough = 1e-9;
+    std::vector<double> rest = std::move(r), product(n_), gradient(n_), direction;
+    z.assign(n_, 0.0);
+    const auto image = [&](const std::vector<double>& from, std::vector<double>& to) {
+      factorisation_.multiply<1>(values_, from.data(), to.data());
+      factorisation_.solve<1>(panels_, inverse_, to.data());
+    };
+    const auto transposed = [&] {
+      for (Index k = 0; k < n_; ++k) product[k] = std::abs(shift_[k]) * rest[k];
+      factorisation_.solve<1>(panels_, inverse_, product.data());
+      factorisation_.multiply<1>(values_, product.data(), gradient.data());
+      for (Index k = 0; k < n_; ++k) gradient[k] /= std::abs(shift_[k]);
+    };
+    factorisation_.solve<1>(panels_, inverse_, rest.data());
+    transposed();
+    direction = gradient;
+    const double first = norm(kSolution, gradient);
+    double last = first, smallest = first;
+    for (int step = 0; step < most && last > enough * first; ++step) {
+      image(direction, product);
+      const double length = norm(kSolution, product), rate = last * last / (length * length);
+      for (Index k = 0; k < n_; ++k) {
+        z[k] += rate * direction[k];
+        rest[k] -= rate * product[k];
+      }
+      transposed();
+      const double size = norm(kSolution, gradient), ratio = size * size / (last * last);
+      const bool close = smallest <= 1e-4 * first;
+      if (!std::isfinite(size) || size > (close ? 0.3 : 1e3) * smallest) break;
+      for (Index k = 0; k < n_; ++k) direction[k] = gradient[k] + ratio * direction[k];
+      last = size;
+      smallest = std::min(smallest, size);
     }
   }
 
   // A part in the null space that is gone, to rounding errors, when it is removed once.
   static constexpr double kSlight = 1e-7;
-  // One that is looked at, and not taken for a rounding error.
-  static constexpr double kTrace = 1e-12;
 
   // One step of (2): of E M^-1 for a residual, and of its transpose for a solution.
   void contract(Units units, std::vector<double>& vector) const {
@@ -408,17 +480,19 @@ class Refinement {
     if (units == kResidual) multiply();
   }
 
-  // The same for a residual, with the solution of its system refined: errors of the factors
-  // are in all components, also those that (2) has removed.
-  void contract_accurately(std::vector<double>& vector) const {
-    std::vector<double> solved(n_), left = vector;
-    contract(kResidual, vector);
-    for (Index k = 0; k < n_; ++k) solved[k] = vector[k] / shift_[k];
-    std::vector<double> product(n_);
-    factorisation_.multiply<1>(values_, solved.data(), product.data());
-    for (Index k = 0; k < n_; ++k) left[k] -= product[k] + vector[k];
-    contract(kResidual, left);
-    for (Index k = 0; k < n_; ++k) vector[k] += left[k];
+  // Makes a null vector of one that is nearly that: (1) for zero on the right, as long as it
+  // helps. Errors of the factors do not matter for that.
+  void purify(std::vector<double>& vector) const {
+    std::vector<double> correction(n_);
+    double last = std::numeric_limits<double>::infinity();
+    for (int step = 0; step < 6; ++step) {
+      factorisation_.multiply<1>(values_, vector.data(), correction.data());
+      const double image = norm(kResidual, correction);
+      if (!(image < 0.5 * last)) break;
+      last = image;
+      factorisation_.solve<1>(panels_, inverse_, correction.data());
+      for (Index k = 0; k < n_; ++k) vector[k] -= correction[k];
+    }
   }
 
   // Norms in which both blocks have the same units.
@@ -447,6 +521,46 @@ class Refinement {
   const double *values_, *panels_, *inverse_, *shift_;
 };
 
+// The shift at which what is left of null vectors' complement by a step of (2), and the error
+// of the factors, are about equal. The former grows with the shift, the latter, which is about
+// epsilon / (e1 e2), falls. `attempt` factorises with a shift that is larger by a factor, and
+// returns what is known then; `rank` is that of the present one, `reached`.
+template <typename Attempt>
+Refinement::Rank balance(Refinement::Rank rank, const double& reached,
+                         const Attempt& attempt) {
+  constexpr double largest = 0x1p12, least = 0x1p-12, wild = 0x1p6, poor = 1e-5;
+  constexpr int attempts = 6;
+  double failed = 0;  // the largest shift whose factors are not accurate
+  double best = reached;
+  Refinement::Rank found = rank;
+  for (int k = 0; k < attempts; ++k) {
+    double factor;
+    if (!rank.accurate()) {
+      failed = std::max(failed, reached);
+      factor = rank.error < 1 ? std::sqrt(rank.error / Refinement::kGood) : wild;
+      factor = std::max(2.0, std::min(std::exp2(std::ceil(std::log2(factor))), wild));
+    } else if (rank.singular && rank.rate > Refinement::kClear) {
+      const double error = std::max(rank.error, 1e-12);
+      factor = std::exp2(std::floor(std::log2(std::cbrt(error / std::min(rank.rate, 1.0)))));
+      if (!(factor < 1)) break;
+    } else if (rank.singular && rank.error > poor && rank.error > 0.3 * rank.rate) {
+      // Some null vectors may have larger errors than a random one.
+      factor = std::cbrt(100 * rank.error / std::max(rank.rate, 1e-6));
+      factor = std::min(std::exp2(std::ceil(std::log2(factor))), wild);
+    } else {
+      break;
+    }
+    const double next = reached * factor;
+    if (next > largest || next < least || (factor < 1 && next <= failed)) break;
+    rank = attempt(factor);
+    if (rank.badness() < found.badness()) {
+      found = rank;
+      best = reached;
+    }
+  }
+  return best == reached ? found : attempt(best / reached);
+}
+
 // Factorises K + E. `shift` is the one to start from, and becomes the one taken: a larger
 // one if the factors are not accurate; if K seems singular, a smaller one if they are, but
 // (2) is not close to a projection, as then some eigenvalues of K are not much larger than
@@ -470,70 +584,51 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
     factorisation.factorise(values, shift, panels, inverse);
     return {false, 0, 0};
   }
-  constexpr double step = 16, clear = 1e-3, tolerable = 1e-4, rounding = 1e-15;
-  constexpr double largest = 0x1p12, smallest = 0x1p-24, relative = 0x1p-26;
-  constexpr int attempts = 4;
+  constexpr double smallest = 0x1p-24, relative = 0x1p-26;
   const Index n = factorisation.order();
   const Refinement refinement(factorisation, values, panels, inverse, shift);
   double reached = 1;  // the shift over the first of its kind
   bool even = true;
-  const auto attempt = [&](double factor, bool again = false) {
+  const auto attempt = [&](double factor) {
     for (Index k = 0; k < n; ++k) shift[k] *= factor;
     reached *= factor;
     factorisation.factorise(values, shift, panels, inverse);
-    return refinement.rank(again);
-  };
-  const auto known = [&](Refinement::Rank rank) {
+    Refinement::Rank rank = refinement.rank(adapt);
     rank.relative = adapt ? relative * reached : 0;
     rank.even = even;
     return rank;
   };
-  // The error of the factors is about epsilon / (e1 e2).
-  const auto enlarge = [&](Refinement::Rank rank) {
-    while (reached < largest && !rank.good()) {
-      const double wanted = std::sqrt(rank.error / Refinement::kGood);
-      double factor = step;
-      while (factor < wanted && factor * reached < largest) factor *= 2;
-      rank = attempt(factor, true);
-    }
-    return known(rank.fair() ? rank : refinement.rank(false));
+  const auto regular = [](const Refinement::Rank& rank) {
+    return !rank.singular && rank.fair();
   };
-  const auto search = [&](Refinement::Rank rank) {
-    if (!rank.fair() || (!rank.good() && rank.rate <= clear)) return enlarge(rank);
-    for (int k = 1; k < attempts && rank.singular && rank.rate > clear; ++k) {
-      rank = attempt(1 / step);
-      if (!(rank.error < tolerable)) {
-        rank = attempt(step);
-        break;
-      }
-    }
-    if (!rank.singular || !(rank.rate > clear)) return known(rank);
+  Refinement::Rank rank = attempt(1);
+  if (!adapt || regular(rank)) return rank;
+  const std::vector<double> start(shift, shift + n);
+  rank = balance(rank, reached, attempt);
+  const std::vector<double> scale = equilibrate(K, values, groups);
+  const bool differ = uneven(K, values, shift, scale);
+  if (rank.slow()) {
+    // Eigenvalues may be of all sizes, and K regular all the same.
     const double before = reached;
     attempt(smallest / reached);
-    if (refinement.regular()) return known({false, 0, 0});
-    return known(attempt(before / reached));
-  };
-  Refinement::Rank rank = attempt(1, adapt);
-  if (!adapt || (rank.good() && !rank.singular)) return known(rank);
-  const std::vector<double> start(shift, shift + n);
-  rank = search(rank);
-  const std::vector<double> scale = equilibrate(K, values, groups);
-  if (!uneven(K, values, shift, scale)) return rank;
+    if (refinement.regular()) return {false, 0, 0, relative * reached, even};
+    rank = attempt(before / reached);
+  }
+  if (!differ) return rank;
   const double distance = refinement.distance(rank, scale);
-  if (distance <= rounding) return rank;
+  if (distance <= 1e-10 && !rank.slow()) return rank;
   const std::vector<double> plain(shift, shift + n);
   const double plain_reached = reached;
   even = false;
   reached = 1;
   for (Index k = 0; k < n; ++k)
     shift[k] = std::copysign(relative / (scale[k] * scale[k]), start[k]);
-  rank = search(attempt(1, true));
-  const bool clearly = !rank.singular || rank.rate <= clear;
-  if (rank.good() && (clearly || !(distance <= Refinement::kRounding))) return rank;
+  rank = balance(attempt(1), reached, attempt);
+  if (!rank.slow() || !(distance <= Refinement::kRounding)) return rank;
   even = true;
   reached = plain_reached;
   std::copy(plain.begin(), plain.end(), shift);
-  return known(attempt(1));
+  return attempt(1);
 }
 
 // What there is without factors.

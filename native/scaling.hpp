@@ -25,6 +25,7 @@ inline double negligible(const Pattern& K, const double* values) {
 inline std::vector<double> equilibrate(const Pattern& K, const double* values,
                                        const Index* groups) {
   constexpr int rounds = 8;
+  constexpr double close = 2;  // to one
   const double least = negligible(K, values);
   std::vector<double> scale(K.n, 1.0), largest(K.n);
   for (int round = 0; round < rounds; ++round) {
@@ -38,10 +39,14 @@ inline std::vector<double> equilibrate(const Pattern& K, const double* values,
         group = std::max(group, size);
       }
     }
+    bool done = true;
     for (Index k = 0; k < K.n; ++k) {
       const double size = largest[groups[K.pivots[k]]];
-      if (size > 0) scale[k] /= std::sqrt(size);
+      if (!(size > 0)) continue;
+      done = done && size < close && size > 1 / close;
+      scale[k] /= std::sqrt(size);
     }
+    if (done) break;
   }
   return scale;
 }

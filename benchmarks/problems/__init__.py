@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from . import conic, maros, quadratic
+from . import combinatorial, conic, maros, quadratic
 from ._problem import Problem as Problem
 
 
@@ -46,6 +46,19 @@ def suite() -> list[Case]:
     for size in (10, 20, 40, 60):
         order = size * (size + 2)
         cases.append(Case(f"sdp-{size}", "sdp", order, partial(conic.sdp, size)))
+    for family, make in [
+        ("shortest-path", combinatorial.shortest_path),
+        ("maximum-flow", combinatorial.maximum_flow),
+        ("assignment", combinatorial.assignment),
+        ("transport", combinatorial.transport),
+        ("transport-quadratic", partial(combinatorial.transport, weight=0.5)),
+        ("simplex", combinatorial.simplex),
+        ("knapsack", combinatorial.knapsack),
+        ("permutahedron", combinatorial.permutahedron),
+    ]:
+        for order in (100, 1_000, 10_000, 50_000):
+            name = f"{family}-{order:.0e}".replace("e+0", "e")
+            cases.append(Case(name, family, order, partial(make, order)))
     return cases
 
 
