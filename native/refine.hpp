@@ -57,12 +57,12 @@ class Refinement {
     // Whether (2) takes many steps.
     bool slow() const { return !accurate() || (singular && rate > kSlow); }
     double badness() const {
-      const double worst = singular ? std::max(error, rate) : error;
+      const double worst = singular ? std::max(10 * error, rate) : error;
       return std::isfinite(worst) ? worst : std::numeric_limits<double>::infinity();
     }
   };
 
-  static constexpr double kGood = 1e-4, kFair = 1e-5, kUseful = 1e-2;
+  static constexpr double kGood = 1e-5, kFair = 1e-5, kUseful = 1e-2;
   static constexpr double kClear = 1e-2, kSlow = 0.1;
   // Of K times a null vector, with a margin for long sums.
   static constexpr double kRounding = 1e-12;
@@ -381,7 +381,8 @@ class Refinement {
 
   // Subtracts the part in the null space. A limit of (2) has the relative error of the
   // factors, and is subtracted again until that does not count; for a right-hand side, which
-  // may be all null space, and where (2) is slow, a limit of (5) is subtracted first.
+  // may be all null space, and where (2) is slow, that of (5) in docs/derivation.md is
+  // subtracted first.
   void remove(int steps, const Tolerances& tolerances, Units units,
               std::vector<double>& vector) const {
     constexpr int most = 4;
@@ -521,8 +522,8 @@ class Refinement {
   const double *values_, *panels_, *inverse_, *shift_;
 };
 
-// The shift at which what is left of null vectors' complement by a step of (2), and the error
-// of the factors, are about equal. The former grows with the shift, the latter, which is about
+// The shift at which what a step of (2) leaves of vectors that are not null, and the error of
+// the factors, are both small. The former grows with the shift, the latter, which is about
 // epsilon / (e1 e2), falls. `attempt` factorises with a shift that is larger by a factor, and
 // returns what is known then; `rank` is that of the present one, `reached`.
 template <typename Attempt>
@@ -561,10 +562,8 @@ Refinement::Rank balance(Refinement::Rank rank, const double& reached,
   return best == reached ? found : attempt(best / reached);
 }
 
-// Factorises K + E. `shift` is the one to start from, and becomes the one taken: a larger
-// one if the factors are not accurate; if K seems singular, a smaller one if they are, but
-// (2) is not close to a projection, as then some eigenvalues of K are not much larger than
-// E. If that does not help, they may be of all sizes, and K regular all the same, which a
+// Factorises K + E. `shift` is the one to start from, and becomes the one taken, as `balance`
+// finds it. If that does not help, eigenvalues of K may be of all sizes, and K regular all the same, which a
 // shift of the size of rounding errors shows. If the rows of K are of very different sizes,
 // and small ones may have passed for zero, the same with a shift that follows them, which
 // is kept if it makes things clear. Returns what is known of K at the shift taken. If K is
