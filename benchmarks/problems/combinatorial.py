@@ -1,7 +1,8 @@
 """Relaxations of combinatorial problems, with random costs.
 
-Nearly all of them have dependent equalities or degenerate solutions, so that `K` is singular
-and there is no independent reference. They are what decision-focused learning solves.
+Nearly all of them have dependent equalities or degenerate solutions, so that `K` is
+singular and there is no independent reference. They are what decision-focused learning
+solves.
 """
 
 import numpy as np
@@ -85,8 +86,8 @@ def knapsack(order: int, seed: int = 0) -> Problem:
 
 
 def permutahedron(order: int, seed: int = 0) -> Problem:
-    """Soft ranks: the projection of random numbers onto the convex hull of the permutations
-    of `1 ... size`, each of which is a doubly stochastic matrix times these numbers.
+    """Soft ranks: the projection of random numbers onto the convex hull of the
+    permutations of `1 ... size`, which are doubly stochastic matrices times these numbers.
 
     Variables are the projection and that matrix, which is not unique.
     """
@@ -104,7 +105,7 @@ def permutahedron(order: int, seed: int = 0) -> Problem:
 
 
 def _side(order: int) -> int:
-    """Of a square matrix of variables, with bounds for each and sums of rows and columns."""
+    """Of a square matrix of variables, with bounds and with sums of rows and columns."""
     return max(2, round(np.sqrt(order / 2 + 0.25) - 0.5))
 
 
