@@ -87,7 +87,7 @@ def knapsack(order: int, seed: int = 0) -> Problem:
 
 def permutahedron(order: int, seed: int = 0) -> Problem:
     """Soft ranks: the projection of random numbers onto the convex hull of the
-    permutations of `1 ... size`, which are doubly stochastic matrices times these numbers.
+    permutations of `1 ... size`: doubly stochastic matrices times these numbers.
 
     Variables are the projection and that matrix, which is not unique.
     """
