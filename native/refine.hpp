@@ -413,7 +413,9 @@ class Refinement {
       if (size > 0.3 * last && size <= kSlight * whole) break;
       if (size > kSlight * whole) purify(part);
       subtract();
-      if (size <= slight * whole) break;
+      // What is left after this is smaller by the same ratio.
+      const double left = size * std::min(1.0, size / std::min(last, whole));
+      if (size <= slight * whole && left <= kSlight * kSlight * whole) break;
       if (size > poor * last && size > kSlight * whole) project_out();
       last = size;
     }
@@ -583,7 +585,7 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
     factorisation.factorise(values, shift, panels, inverse);
     return {false, 0, 0};
   }
-  constexpr double smallest = 0x1p-24, relative = 0x1p-26;
+  constexpr double smallest = 0x1p-24, relative = 0x1p-26, rounding = 1e-15;
   const Index n = factorisation.order();
   const Refinement refinement(factorisation, values, panels, inverse, shift);
   double reached = 1;  // the shift over the first of its kind
@@ -615,7 +617,7 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   }
   if (!differ) return rank;
   const double distance = refinement.distance(rank, scale);
-  if (distance <= 1e-10 && !rank.slow()) return rank;
+  if (distance <= rounding && !rank.slow()) return rank;
   const std::vector<double> plain(shift, shift + n);
   const double plain_reached = reached;
   even = false;
