@@ -122,10 +122,9 @@ class Refinement {
     if (!rank.singular) return rank.fair() ? 0 : 1;
     const Tolerances tolerances{1e-14, 0, 50, false};
     const int steps = steps_of_removal(rank.rate, tolerances);
-    std::vector<double> part, product(n_);
-    null_part(steps, tolerances, kResidual, random_residual(), part);
-    for (Index k = 0; k < n_; ++k) part[k] /= shift_[k];
-    purify(part);
+    std::vector<double> random = random_residual(), part, product(n_);
+    for (Index k = 0; k < n_; ++k) random[k] /= shift_[k];
+    null_part(steps, tolerances, random, part);
     factorisation_.multiply<1>(values_, part.data(), product.data());
     double image = 0, size = 0;
     for (Index k = 0; k < n_; ++k) {
@@ -182,8 +181,7 @@ class Refinement {
     while (steps > 0 && basis.size() <= NullSpace::kMost) {
       for (Index k = 0; k < n_; ++k) vector[k] = random() * units[k];
       const double size = norm(kSolution, vector);
-      null_part(steps, tolerances, kSolution, vector, part);
-      purify(part);
+      null_part(steps, tolerances, vector, part);
       for (Index k = 0; k < n_; ++k) vector[k] = part[k] / units[k];
       for (int repeat = 0; repeat < 2; ++repeat)
         for (const auto& unit : basis) NullSpace::subtract(unit, vector);
@@ -362,75 +360,65 @@ class Refinement {
     return std::max(2, static_cast<int>(std::min<double>(steps, tolerances.max_steps)));
   }
 
-  // Iteration (2) from `vector` on, until what is left is the part in the null space.
-  void null_part(int steps, const Tolerances& tolerances, Units units,
-                 const std::vector<double>& vector, std::vector<double>& part) const {
-    const double size = norm(units, vector);
-    std::vector<double> before;
+  // The part of a solution in the null space: the limit of (5) in docs/derivation.md, which
+  // errors of the factors do not change.
+  void null_part(int steps, const Tolerances& tolerances, const std::vector<double>& vector,
+                 std::vector<double>& part) const {
+    const double size = norm(kSolution, vector);
+    std::vector<double> residual(n_), image(n_);
+    for (Index k = 0; k < n_; ++k) residual[k] = shift_[k] * vector[k];
     double last = 0;
-    part = vector;
+    part.assign(n_, 0.0);
     for (int step = 0; step < steps; ++step) {
-      before = part;
-      contract(units, part);
-      for (Index k = 0; k < n_; ++k) before[k] -= part[k];
-      const double change = norm(units, before), ratio = change / last;
+      part = residual;
+      factorisation_.solve<1>(panels_, inverse_, part.data());
+      factorisation_.multiply<1>(values_, part.data(), image.data());
+      const double change = norm(kResidual, image), ratio = change / last;
       last = change;
-      if (ratio < 0.5 && change * ratio <= tolerances.tolerance / 2 * size) break;
+      if (ratio < 0.5 && change * ratio <= tolerances.tolerance / 2 * size) return;
+      for (Index k = 0; k < n_; ++k) residual[k] -= image[k];
     }
+    purify(part);
   }
 
-  // Subtracts the part in the null space. A limit of (2) has the relative error of the
-  // factors, and is subtracted again until that does not count; for a right-hand side, which
-  // may be all null space, and where (2) is slow, that of (5) in docs/derivation.md is
-  // subtracted first.
+  // Subtracts the part in the null space: of a residual r, that of E^-1 r. What is left
+  // after that is smaller by the error of the factors, and is subtracted again until it does
+  // not count. Where (5) is slow, (6) takes its place.
   void remove(int steps, const Tolerances& tolerances, Units units,
               std::vector<double>& vector) const {
     constexpr int most = 4;
-    constexpr double poor = 1e-2;
+    constexpr double rounding = 1e-14;
     std::vector<double> part;
-    const auto subtract = [&] {
-      for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
-    };
     if (units == kResidual)
       for (Index k = 0; k < n_; ++k) vector[k] /= shift_[k];
-    const auto project_out = [&] {
-      part = vector;
-      project(part);
-      for (Index k = 0; k < n_; ++k) part[k] = vector[k] - part[k];
-      purify(part);
-      subtract();
-    };
-    // What is left in a right-hand side is large in the solution.
-    const double slight = units == kResidual ? 1e-12 : kSlight;
     const bool slow = steps >= tolerances.max_steps;
-    if (slow || units == kResidual) project_out();
-    if (slow) project_out();
     double last = std::numeric_limits<double>::infinity();
-    for (int repeat = 0; repeat < most && !slow; ++repeat) {
-      null_part(steps, tolerances, kSolution, vector, part);
+    for (int repeat = 0; repeat < (slow ? 2 : most); ++repeat) {
+      if (slow) {
+        part = vector;
+        project(part);
+        for (Index k = 0; k < n_; ++k) part[k] = vector[k] - part[k];
+        purify(part);
+      } else {
+        null_part(steps, tolerances, vector, part);
+      }
       const double size = norm(kSolution, part), whole = norm(kSolution, vector);
-      // Errors of the factors make null vectors of the rest, too.
-      if (size > 0.3 * last && size <= kSlight * whole) break;
-      if (size > kSlight * whole) purify(part);
-      subtract();
-      // What is left after this is smaller by the same ratio.
-      const double left = size * std::min(1.0, size / std::min(last, whole));
-      if (size <= slight * whole && left <= kSlight * kSlight * whole) break;
-      if (size > poor * last && size > kSlight * whole) project_out();
+      for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
+      if (size * std::min(1.0, size / std::min(last, whole)) <= rounding * whole) break;
       last = size;
     }
     if (units == kResidual)
       for (Index k = 0; k < n_; ++k) vector[k] *= shift_[k];
   }
 
-  // The part of a solution that is orthogonal to the null space: (5) for K z on the right.
+  // The part of a solution that is orthogonal to the null space: (6) for K z on the right.
   void project(std::vector<double>& z) const {
     std::vector<double> image(n_);
     factorisation_.multiply<1>(values_, z.data(), image.data());
     solve_least(std::move(image), z);
   }
 
-  // The least-squares solution of least norm of (5), G z = M^-1 r with G = M^-1 K, by the
+  // The least-squares solution of least norm of (6), G z = M^-1 r with G = M^-1 K, by the
   // method of conjugate gradients. G times a null vector is zero whatever the errors of the
   // factors, and the range of its transpose is orthogonal to the null space.
   void solve_least(std::vector<double> r, std::vector<double>& z) const {
@@ -469,9 +457,6 @@ class Refinement {
       smallest = std::min(smallest, size);
     }
   }
-
-  // A part in the null space that is gone, to rounding errors, when it is removed once.
-  static constexpr double kSlight = 1e-7;
 
   // One step of (2): of E M^-1 for a residual, and of its transpose for a solution.
   void contract(Units units, std::vector<double>& vector) const {
