@@ -360,8 +360,8 @@ class Refinement {
     return std::max(2, static_cast<int>(std::min<double>(steps, tolerances.max_steps)));
   }
 
-  // The part of a solution in the null space: the limit of (5) in docs/derivation.md, which
-  // errors of the factors do not change.
+  // The part of a solution z in the null space: M^-1 times the limit of (2) from E z, by the
+  // form r - K M^-1 r, whose limit is M times an exact null vector whatever the factors are.
   void null_part(int steps, const Tolerances& tolerances, const std::vector<double>& vector,
                  std::vector<double>& part) const {
     const double size = norm(kSolution, vector);
@@ -383,7 +383,7 @@ class Refinement {
 
   // Subtracts the part in the null space: of a residual r, that of E^-1 r. What is left
   // after that is smaller by the error of the factors, and is subtracted again until it does
-  // not count. Where (5) is slow, (6) takes its place.
+  // not count. Where (2) is slow, (5) in docs/derivation.md takes its place.
   void remove(int steps, const Tolerances& tolerances, Units units,
               std::vector<double>& vector) const {
     constexpr int most = 4;
@@ -411,14 +411,14 @@ class Refinement {
       for (Index k = 0; k < n_; ++k) vector[k] *= shift_[k];
   }
 
-  // The part of a solution that is orthogonal to the null space: (6) for K z on the right.
+  // The part of a solution that is orthogonal to the null space: (5) for K z on the right.
   void project(std::vector<double>& z) const {
     std::vector<double> image(n_);
     factorisation_.multiply<1>(values_, z.data(), image.data());
     solve_least(std::move(image), z);
   }
 
-  // The least-squares solution of least norm of (6), G z = M^-1 r with G = M^-1 K, by the
+  // The least-squares solution of least norm of (5), G z = M^-1 r with G = M^-1 K, by the
   // method of conjugate gradients. G times a null vector is zero whatever the errors of the
   // factors, and the range of its transpose is orthogonal to the null space.
   void solve_least(std::vector<double> r, std::vector<double>& z) const {
@@ -550,12 +550,12 @@ Refinement::Rank balance(Refinement::Rank rank, const double& reached,
 }
 
 // Factorises K + E. `shift` is the one to start from, and becomes the one taken, as `balance`
-// finds it. If that does not help, eigenvalues of K may be of all sizes, and K regular all the same, which a
-// shift of the size of rounding errors shows. If the rows of K are of very different sizes,
-// and small ones may have passed for zero, the same with a shift that follows them, which
-// is kept if it makes things clear. Returns what is known of K at the shift taken. If K is
-// known to be regular, nothing of this. If K is not finite, nothing is computed, and the
-// rate is NaN.
+// finds it. If that does not help, eigenvalues of K may be of all sizes, and K regular all
+// the same, which a shift of the size of rounding errors shows. If the rows of K are of very
+// different sizes, and small ones may have passed for zero, the same with a shift that
+// follows them, which is kept if it makes things clear. Returns what is known of K at the
+// shift taken. If K is known to be regular, nothing of this. If K is not finite, nothing is
+// computed, and the rate is NaN.
 inline Refinement::Rank factorise_with_shift(const Pattern& K,
                                              const Factorisation& factorisation,
                                              const double* values, const Index* groups,
