@@ -590,10 +590,11 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   Refinement::Rank rank = attempt(1);
   if (!adapt || regular(rank)) return rank;
   const std::vector<double> start(shift, shift + n);
+  const bool vague = rank.accurate() && rank.slow();
   rank = balance(rank, reached, attempt);
   const std::vector<double> scale = equilibrate(K, values, groups);
   const bool differ = uneven(K, values, shift, scale);
-  if (rank.slow()) {
+  if (vague || rank.slow()) {
     // Eigenvalues may be of all sizes, and K regular all the same.
     const double before = reached;
     attempt(smallest / reached);
