@@ -160,12 +160,13 @@ class Differentiation {
     const auto adjoint = [&](Linearised& point) {
       return adjoint_system(problem_, point.A.data(), cotangent);
     };
-    const auto solve = [&](Linearised& point) {
-      if (!at_once) return newton_step(point);
+    const auto solve = [&](Linearised& point, double enough) {
+      if (!at_once) return newton_step(point, enough);
       const std::vector<double> upper = adjoint(point);
       const auto [newton_upper, newton_dual] = point.newton();
       auto [own, step] = point.system.solve_both(upper.data(), cotangent.y,
-                                                 newton_upper.data(), newton_dual.data());
+                                                 newton_upper.data(), newton_dual.data(),
+                                                 enough);
       answer = std::move(own);
       return std::move(step);
     };
@@ -187,7 +188,7 @@ class Differentiation {
 
   // The point where the derivative is taken.
   std::unique_ptr<Linearised> linearise(Report* report) {
-    return settle([&](Linearised& point) { return newton_step(point); }, report);
+    return settle(newton_step, report);
   }
 
   // The solution there.
@@ -197,13 +198,19 @@ class Differentiation {
  private:
   static constexpr int kMostRepeats = 10;
 
-  static Answer newton_step(Linearised& point) {
+  static Answer newton_step(Linearised& point, double enough) {
     const auto [upper, dual] = point.newton();
-    return point.system.solve(upper.data(), dual.data());
+    return point.system.solve(upper.data(), dual.data(), enough);
+  }
+
+  // The relative error of a step that leaves rounding errors of a residual, with a margin
+  // for steps that are large beside it.
+  double enough(double residual) const {
+    return std::min(1e-6, 1e-2 * options_.epsilon / residual);
   }
 
   // Newton steps, as long as they improve the solution. `solve` returns the step at a
-  // point.
+  // point, with the relative error that is enough.
   template <typename Solve>
   std::unique_ptr<Linearised> settle(const Solve& solve, Report* report) {
     Spectral next;
@@ -219,7 +226,8 @@ class Differentiation {
           if (std::isinf(given_.data.b[k])) y_[k] = 0;
         return point;
       }
-      const Answer step = solve(*point);
+      report->error = error_of(*point, point->x, point->y, point->s);
+      const Answer step = solve(*point, enough(report->error));
       report->solved = step.solved;
       const bool last = repeat == kMostRepeats;
       if (!improve(*point, step, last, next, &report->error)) return point;
@@ -228,7 +236,8 @@ class Differentiation {
 
   // The best solution whose D is that of `point`, after a Newton step. Unless this is the
   // last one, whether the step leads to a better one, where the derivative is to be taken
-  // instead, with `next` for D.
+  // instead, with `next` for D. `error` is the residual of `point`, and becomes that of the
+  // solution.
   bool improve(const Linearised& point, const Answer& step, bool last, Spectral& next,
                double* error) {
     std::vector<double> v(problem_.m), moved_x = point.x, moved_s(problem_.m);
@@ -241,7 +250,7 @@ class Differentiation {
     for (Index k = 0; k < problem_.m; ++k) moved_s[k] = moved_y[k] - v[k];
     for (Index j = 0; j < problem_.n; ++j) moved_x[j] += step.w[j];
 
-    const double before = error_of(point, point.x, point.y, point.s);
+    const double before = *error;
     const double after = error_of(point, moved_x, moved_y, moved_s);
     const bool better = after < before && before > 100 * options_.epsilon;
     const bool again = better && !kept(point, moved_y, moved_s) && !wild(point, v);
@@ -249,7 +258,7 @@ class Differentiation {
     x_ = taken ? std::move(moved_x) : point.x;
     y_ = taken ? std::move(moved_y) : point.y;
     s_ = taken ? std::move(moved_s) : point.s;
-    *error = taken ? after : before;
+    if (taken) *error = after;
     return again && !last;
   }
 

@@ -293,7 +293,7 @@ class Refinement {
         const double whole = norm(kResidual, r);
         remove_from(kResidual, r);
         for (Index k = 0; k < n_; ++k) part[k] -= r[k];
-        if (!is_null(part, whole, rank)) break;
+        if (!is_null(tolerances, part, whole, rank)) break;
       }
       refine_consistent(tolerances, r, z, outcome);
       if (outcome->error <= tolerances.tolerance) break;
@@ -340,14 +340,16 @@ class Refinement {
 
   // Whether what has been removed from a residual of size `whole` is E times a null vector:
   // eigenvalues that are small beside E, but no rounding errors, pass for zero in (2).
-  bool is_null(std::vector<double> part, double whole, const Rank& rank) const {
+  bool is_null(const Tolerances& tolerances, std::vector<double> part, double whole,
+               const Rank& rank) const {
     if (rank.relative == 0) return true;
     if (rank.even)
       for (Index k = 0; k < n_; ++k) part[k] /= shift_[k];
     std::vector<double> product(n_);
     factorisation_.multiply<1>(values_, part.data(), product.data());
     const double size = std::max(norm(kSolution, part), 1e-3 * whole);
-    return rank.relative * norm(kResidual, product) <= kRounding * size;
+    const double enough = std::max(kRounding, tolerances.tolerance);
+    return rank.relative * norm(kResidual, product) <= enough * size;
   }
 
   // How often (2) is applied at most until what is left is the part in the null space; 0
@@ -387,7 +389,6 @@ class Refinement {
   void remove(int steps, const Tolerances& tolerances, Units units,
               std::vector<double>& vector) const {
     constexpr int most = 4;
-    constexpr double rounding = 1e-14;
     std::vector<double> part;
     if (units == kResidual)
       for (Index k = 0; k < n_; ++k) vector[k] /= shift_[k];
@@ -404,7 +405,8 @@ class Refinement {
       }
       const double size = norm(kSolution, part), whole = norm(kSolution, vector);
       for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
-      if (size * std::min(1.0, size / std::min(last, whole)) <= rounding * whole) break;
+      if (size * std::min(1.0, size / std::min(last, whole)) <= tolerances.tolerance * whole)
+        break;
       last = size;
     }
     if (units == kResidual)
@@ -516,7 +518,7 @@ class Refinement {
 template <typename Attempt>
 Refinement::Rank balance(Refinement::Rank rank, const double& reached,
                          const Attempt& attempt) {
-  constexpr double largest = 0x1p12, least = 0x1p-12, wild = 0x1p6, poor = 1e-5;
+  constexpr double largest = 0x1p12, least = 0x1p-12, wild = 0x1p6, poor = 1e-3;
   constexpr int attempts = 6;
   double failed = 0;  // the largest shift whose factors are not accurate
   double best = reached;

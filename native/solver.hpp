@@ -82,10 +82,13 @@ class Solver {
       : K_(K), lapack_(lapack), tolerances_(tolerances) {}
 
   // Overwrites C interleaved right-hand sides, in the order of the pivots, by the
-  // solutions: NaN if K is not finite.
+  // solutions: NaN if K is not finite. An error of `enough` will do, if that is more than
+  // the tolerance.
   template <int C>
   void solve(const double* values, const Factor& factor, bool singular,
-             std::vector<double>& r, Outcome* outcome) {
+             std::vector<double>& r, Outcome* outcome, double enough = 0) {
+    Tolerances tolerances = tolerances_;
+    tolerances.tolerance = std::max(tolerances.tolerance, enough);
     const Factorisation factorisation(K_, lapack_.gemm);
     const Refinement refinement(factorisation, values, factor.panels, factor.inverse,
                                 factor.shift);
@@ -97,11 +100,11 @@ class Solver {
       null_space = null_spaces_.get(
           factor.shift, [&] { return refinement.null_space(rank, tolerances_); });
     if (null_space == nullptr || null_space->known())
-      refinement.solve<C>(rank, null_space.get(), tolerances_, r, outcome);
+      refinement.solve<C>(rank, null_space.get(), tolerances, r, outcome);
     else
       std::fill(outcome, outcome + C, Outcome{std::numeric_limits<double>::infinity(), 0});
     for (int c = 0; c < C; ++c) {
-      if (tolerances_.well_posed || !tolerances_.missed(outcome[c].error)) continue;
+      if (tolerances.well_posed || !tolerances.missed(outcome[c].error)) continue;
       std::vector<double> single(K_.n);
       for (Index k = 0; k < K_.n; ++k) single[k] = right[static_cast<size_t>(k) * C + c];
       if (!Refinement::finite(single)) continue;
@@ -111,7 +114,7 @@ class Solver {
       if (spectrum == nullptr || !spectrum->known()) continue;
       spectrum->solve(single);
       for (Index k = 0; k < K_.n; ++k) r[static_cast<size_t>(k) * C + c] = single[k];
-      outcome[c].error = tolerances_.tolerance;
+      outcome[c].error = tolerances.tolerance;
     }
   }
 

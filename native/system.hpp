@@ -62,22 +62,23 @@ class System {
 
   bool singular() const { return parts_.singular; }
 
-  Answer solve(const double* upper, const double* dual) {
+  // With a relative error of `enough`, if that is more than the tolerance.
+  Answer solve(const double* upper, const double* dual, double enough = 0) {
     Answer answer;
-    solve_all<1>({upper}, {dual}, &answer);
+    solve_all<1>({upper}, {dual}, &answer, enough);
     return answer;
   }
 
-  // For two right-hand sides, at once if K is regular.
+  // For two right-hand sides, at once if K is regular. `enough` is for the other one.
   std::pair<Answer, Answer> solve_both(const double* upper, const double* dual,
                                        const double* other_upper,
-                                       const double* other_dual) {
+                                       const double* other_dual, double enough) {
     Answer answers[2];
     if (parts_.singular) {
       answers[0] = solve(upper, dual);
-      answers[1] = solve(other_upper, other_dual);
+      answers[1] = solve(other_upper, other_dual, enough);
     } else {
-      solve_all<2>({upper, other_upper}, {dual, other_dual}, answers);
+      solve_all<2>({upper, other_upper}, {dual, other_dual}, answers, 0);
     }
     return {std::move(answers[0]), std::move(answers[1])};
   }
@@ -108,7 +109,7 @@ class System {
 
   template <int C>
   void solve_all(const double* const (&upper)[C], const double* const (&dual)[C],
-                 Answer* answers) {
+                 Answer* answers, double enough) {
     const Index n = problem_.n, m = problem_.m, order = problem_.order;
     const Jacobian D{parts_.lam, parts_.frames};
     std::vector<double> vector(order), r(static_cast<size_t>(order) * C);
@@ -122,8 +123,8 @@ class System {
     }
     Outcome outcome[C];
     solver_.solve<C>(parts_.values, Factor(pattern_, parts_.factor), parts_.singular, r,
-                     outcome);
-    const double most = std::max(options_.tolerance, std::sqrt(options_.epsilon));
+                     outcome, enough);
+    const double most = std::max({options_.tolerance, enough, std::sqrt(options_.epsilon)});
     for (int c = 0; c < C; ++c) {
       for (Index k = 0; k < order; ++k)
         vector[pattern_.pivots[k]] = r[static_cast<size_t>(k) * C + c];
