@@ -63,7 +63,7 @@ class Refinement {
   };
 
   static constexpr double kGood = 1e-5, kFair = 1e-5, kUseful = 1e-2;
-  static constexpr double kClear = 1e-2, kSlow = 0.1;
+  static constexpr double kSlow = 0.1;
   // Of K times a null vector, with a margin for long sums.
   static constexpr double kRounding = 1e-12;
 
@@ -116,15 +116,21 @@ class Refinement {
     return rank;
   }
 
-  // How far from the null space what (2) finds in a random vector is, in units in which K
-  // is equilibrated, C K C with C = diag(scale): small rows pass for zero in others.
+  // What (2) finds in a random vector: if K is singular, a null vector, unless eigenvalues
+  // that are small beside E, but no rounding errors, pass for zero.
+  std::vector<double> random_null_vector(const Rank& rank) const {
+    const Tolerances tolerances{1e-14, 0, 50, false};
+    std::vector<double> random = random_residual(), part;
+    for (Index k = 0; k < n_; ++k) random[k] /= shift_[k];
+    null_part(steps_of_removal(rank.rate, tolerances), tolerances, kSolution, random, part);
+    return part;
+  }
+
+  // How far that is from the null space, in units in which K is equilibrated, C K C with
+  // C = diag(scale): small rows pass for zero in others.
   double distance(const Rank& rank, const std::vector<double>& scale) const {
     if (!rank.singular) return rank.fair() ? 0 : 1;
-    const Tolerances tolerances{1e-14, 0, 50, false};
-    const int steps = steps_of_removal(rank.rate, tolerances);
-    std::vector<double> random = random_residual(), part, product(n_);
-    for (Index k = 0; k < n_; ++k) random[k] /= shift_[k];
-    null_part(steps, tolerances, random, part);
+    std::vector<double> part = random_null_vector(rank), product(n_);
     factorisation_.multiply<1>(values_, part.data(), product.data());
     double image = 0, size = 0;
     for (Index k = 0; k < n_; ++k) {
@@ -132,6 +138,23 @@ class Refinement {
       size += std::pow(part[k] / scale[k], 2);
     }
     return std::sqrt(image / size);
+  }
+
+  // The same, without a null space that (2) tells from the rest if there is none: if K times
+  // what passes for a null vector is more than rounding errors of the data and of the sums.
+  Rank sure(Rank rank) const {
+    constexpr double margin = 100;
+    if (!rank.singular || rank.relative == 0) return rank;
+    std::vector<double> part = random_null_vector(rank), product(n_), sum(n_);
+    factorisation_.multiply<1>(values_, part.data(), product.data());
+    std::vector<double> sizes(values_, values_ + factorisation_.entries());
+    for (std::vector<double>* numbers : {&sizes, &part})
+      for (double& number : *numbers) number = std::abs(number);
+    factorisation_.multiply<1>(sizes.data(), part.data(), sum.data());
+    const double rounding = std::numeric_limits<double>::epsilon() * norm(kResidual, sum);
+    if (norm(kResidual, product) > margin * rounding)
+      rank.rate = std::numeric_limits<double>::infinity();
+    return rank;
   }
 
   // Whether (1) converges for a random vector without (2), and fast: then K is regular.
@@ -181,7 +204,7 @@ class Refinement {
     while (steps > 0 && basis.size() <= NullSpace::kMost) {
       for (Index k = 0; k < n_; ++k) vector[k] = random() * units[k];
       const double size = norm(kSolution, vector);
-      null_part(steps, tolerances, vector, part);
+      null_part(steps, tolerances, kSolution, vector, part);
       for (Index k = 0; k < n_; ++k) vector[k] = part[k] / units[k];
       for (int repeat = 0; repeat < 2; ++repeat)
         for (const auto& unit : basis) NullSpace::subtract(unit, vector);
@@ -364,8 +387,10 @@ class Refinement {
 
   // The part of a solution z in the null space: M^-1 times the limit of (2) from E z, by the
   // form r - K M^-1 r, whose limit is M times an exact null vector whatever the factors are.
-  void null_part(int steps, const Tolerances& tolerances, const std::vector<double>& vector,
-                 std::vector<double>& part) const {
+  // The error is relative to z; or, for E z = r, to the part: K^-1 makes what is lost of a
+  // residual large.
+  void null_part(int steps, const Tolerances& tolerances, Units units,
+                 const std::vector<double>& vector, std::vector<double>& part) const {
     const double size = norm(kSolution, vector);
     std::vector<double> residual(n_), image(n_);
     for (Index k = 0; k < n_; ++k) residual[k] = shift_[k] * vector[k];
@@ -377,7 +402,8 @@ class Refinement {
       factorisation_.multiply<1>(values_, part.data(), image.data());
       const double change = norm(kResidual, image), ratio = change / last;
       last = change;
-      if (ratio < 0.5 && change * ratio <= tolerances.tolerance / 2 * size) return;
+      const double whole = units == kSolution ? size : norm(kSolution, part);
+      if (ratio < 0.5 && change * ratio <= tolerances.tolerance / 2 * whole) return;
       for (Index k = 0; k < n_; ++k) residual[k] -= image[k];
     }
     purify(part);
@@ -401,7 +427,7 @@ class Refinement {
         for (Index k = 0; k < n_; ++k) part[k] = vector[k] - part[k];
         purify(part);
       } else {
-        null_part(steps, tolerances, vector, part);
+        null_part(steps, tolerances, units, vector, part);
       }
       const double size = norm(kSolution, part), whole = norm(kSolution, vector);
       for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
@@ -518,7 +544,8 @@ class Refinement {
 template <typename Attempt>
 Refinement::Rank balance(Refinement::Rank rank, const double& reached,
                          const Attempt& attempt) {
-  constexpr double largest = 0x1p12, least = 0x1p-12, wild = 0x1p6, poor = 1e-3;
+  constexpr double largest = 0x1p12, least = 0x1p-12, wild = 0x1p6;
+  constexpr double poor = 1e-3, clear = 1e-2;
   constexpr int attempts = 6;
   double failed = 0;  // the largest shift whose factors are not accurate
   double best = reached;
@@ -529,9 +556,10 @@ Refinement::Rank balance(Refinement::Rank rank, const double& reached,
       failed = std::max(failed, reached);
       factor = rank.error < 1 ? std::sqrt(rank.error / Refinement::kGood) : wild;
       factor = std::max(2.0, std::min(std::exp2(std::ceil(std::log2(factor))), wild));
-    } else if (rank.singular && rank.rate > Refinement::kClear) {
-      const double error = std::max(rank.error, 1e-12);
-      factor = std::exp2(std::floor(std::log2(std::cbrt(error / std::min(rank.rate, 1.0)))));
+    } else if (rank.singular && rank.rate > Refinement::kSlow) {
+      const double rate = std::min(rank.rate, 1.0), error = std::max(rank.error, 1e-12);
+      factor = std::max(std::cbrt(error / rate), clear / rate);
+      factor = std::exp2(std::floor(std::log2(factor)));
       if (!(factor < 1)) break;
     } else if (rank.singular && rank.error > poor && rank.error > 0.3 * rank.rate) {
       // Some null vectors may have larger errors than a random one.
@@ -603,9 +631,9 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
     if (refinement.regular()) return {false, 0, 0, relative * reached, even};
     rank = attempt(before / reached);
   }
-  if (!differ) return rank;
+  if (!differ) return refinement.sure(rank);
   const double distance = refinement.distance(rank, scale);
-  if (distance <= rounding && !rank.slow()) return rank;
+  if (distance <= rounding && !rank.slow()) return refinement.sure(rank);
   const std::vector<double> plain(shift, shift + n);
   const double plain_reached = reached;
   even = false;
@@ -613,11 +641,11 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   for (Index k = 0; k < n; ++k)
     shift[k] = std::copysign(relative / (scale[k] * scale[k]), start[k]);
   rank = balance(attempt(1), reached, attempt);
-  if (!rank.slow() || !(distance <= Refinement::kRounding)) return rank;
+  if (!rank.slow() || !(distance <= Refinement::kRounding)) return refinement.sure(rank);
   even = true;
   reached = plain_reached;
   std::copy(plain.begin(), plain.end(), shift);
-  return attempt(1);
+  return refinement.sure(attempt(1));
 }
 
 // What there is without factors.
