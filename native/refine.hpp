@@ -119,7 +119,7 @@ class Refinement {
   // What (2) finds in a random vector: if K is singular, a null vector, unless eigenvalues
   // that are small beside E, but no rounding errors, pass for zero.
   std::vector<double> random_null_vector(const Rank& rank) const {
-    const Tolerances tolerances{1e-14, 0, 50, false};
+    const Tolerances tolerances{0, 0, 50, false};
     std::vector<double> random = random_residual(), part;
     for (Index k = 0; k < n_; ++k) random[k] /= shift_[k];
     null_part(steps_of_removal(rank.rate, tolerances), tolerances, kSolution, random, part);
@@ -140,19 +140,32 @@ class Refinement {
     return std::sqrt(image / size);
   }
 
-  // The same, without a null space that (2) tells from the rest if there is none: if K times
-  // what passes for a null vector is more than rounding errors of the data and of the sums.
+  // The same rank, with the rate of what is not null, but takes long to be told from it: K
+  // times what passes for a null vector is more than rounding errors then. The rate is
+  // infinite if (2) will not tell them apart.
   Rank sure(Rank rank) const {
-    constexpr double margin = 100;
+    constexpr double clear = 3, large = 100, slowest = 0.95;
     if (!rank.singular || rank.relative == 0) return rank;
     std::vector<double> part = random_null_vector(rank), product(n_), sum(n_);
-    factorisation_.multiply<1>(values_, part.data(), product.data());
     std::vector<double> sizes(values_, values_ + factorisation_.entries());
-    for (std::vector<double>* numbers : {&sizes, &part})
-      for (double& number : *numbers) number = std::abs(number);
-    factorisation_.multiply<1>(sizes.data(), part.data(), sum.data());
-    const double rounding = std::numeric_limits<double>::epsilon() * norm(kResidual, sum);
-    if (norm(kResidual, product) > margin * rounding)
+    for (double& value : sizes) value = std::abs(value);
+    // K times the part, relative to the rounding errors of the sums.
+    const auto image = [&] {
+      std::vector<double> lengths = part;
+      for (double& length : lengths) length = std::abs(length);
+      factorisation_.multiply<1>(sizes.data(), lengths.data(), sum.data());
+      factorisation_.multiply<1>(values_, part.data(), product.data());
+      constexpr double epsilon = std::numeric_limits<double>::epsilon();
+      return norm(kResidual, product) / (epsilon * norm(kResidual, sum));
+    };
+    const double first = image();
+    if (!(first > clear)) return rank;
+    factorisation_.solve<1>(panels_, inverse_, product.data());
+    for (Index k = 0; k < n_; ++k) part[k] -= product[k];
+    const double fall = image() / first;
+    if (fall < slowest)
+      rank.rate = std::max(rank.rate, fall);
+    else if (first > large)
       rank.rate = std::numeric_limits<double>::infinity();
     return rank;
   }
@@ -318,7 +331,7 @@ class Refinement {
         for (Index k = 0; k < n_; ++k) part[k] -= r[k];
         if (!is_null(tolerances, part, whole, rank)) break;
       }
-      refine_consistent(tolerances, r, z, outcome);
+      refine_consistent(tolerances, consistent, r, z, outcome);
       if (outcome->error <= tolerances.tolerance) break;
     }
     remove_from(kSolution, z);
@@ -326,31 +339,40 @@ class Refinement {
   }
 
   // Iteration (1) for a singular K. A drift along the null space does not count as long as it
-  // is small; a few steps of (2) take it off a correction.
-  void refine_consistent(const Tolerances& tolerances, const std::vector<double>& r,
-                         std::vector<double>& z, Outcome* outcome) const {
-    constexpr double slow = 0.1, drift = 0.1, slowest = 0.7;
+  // is small; a few steps of (2) take it off a correction. Where that is slow, corrections
+  // are those of (5), if r is in the range.
+  void refine_consistent(const Tolerances& tolerances, bool consistent,
+                         const std::vector<double>& r, std::vector<double>& z,
+                         Outcome* outcome) const {
+    constexpr double slow = 0.1, drift = 0.1, poor = 0.3, slowest = 0.7;
     const double smallest = tolerances.floor * norm(kResidual, r);
     z = r;
     factorisation_.solve<1>(panels_, inverse_, z.data());
-    std::vector<double> correction(n_);
+    std::vector<double> residual(n_), correction(n_);
     double last = norm(kSolution, z), ratio = 0;
     *outcome = {last == 0 ? 0 : std::numeric_limits<double>::infinity(), 1};
-    bool drifts = false;
+    bool drifts = false, least = false;
     while (!(outcome->error <= tolerances.tolerance) && ratio < slowest &&
            outcome->steps < tolerances.max_steps) {
-      factorisation_.multiply<1>(values_, z.data(), correction.data());
-      for (Index k = 0; k < n_; ++k) correction[k] = r[k] - correction[k];
-      factorisation_.solve<1>(panels_, inverse_, correction.data());
-      double length = norm(kSolution, correction);
+      factorisation_.multiply<1>(values_, z.data(), residual.data());
+      for (Index k = 0; k < n_; ++k) residual[k] = r[k] - residual[k];
       const double whole = std::max(norm(kSolution, z), smallest);
-      drifts = drifts || (!(length < slow * last) && length <= drift * whole);
-      for (int repeat = 0; repeat < 3 && drifts; ++repeat) {
-        if (length <= tolerances.tolerance * whole) break;
-        std::vector<double> part = correction;
-        contract(kSolution, part);
-        for (Index k = 0; k < n_; ++k) correction[k] -= part[k];
+      double length = 0;
+      if (least) {
+        solve_least(residual, correction);
         length = norm(kSolution, correction);
+      } else {
+        correction = residual;
+        factorisation_.solve<1>(panels_, inverse_, correction.data());
+        length = norm(kSolution, correction);
+        drifts = drifts || (!(length < slow * last) && length <= drift * whole);
+        for (int repeat = 0; repeat < 3 && drifts; ++repeat) {
+          if (length <= tolerances.tolerance * whole) break;
+          std::vector<double> part = correction;
+          contract(kSolution, part);
+          for (Index k = 0; k < n_; ++k) correction[k] -= part[k];
+          length = norm(kSolution, correction);
+        }
       }
       for (Index k = 0; k < n_; ++k) z[k] += correction[k];
       ratio = length / last;
@@ -358,6 +380,11 @@ class Refinement {
       outcome->error =
           length / (whole > 0 ? whole : 1) * (ratio < slowest ? ratio / (1 - ratio) : 1);
       ++outcome->steps;
+      if (!least && ratio > poor && (consistent || ratio < slowest)) {
+        least = true;
+        ratio = 0;
+        last = std::numeric_limits<double>::infinity();
+      }
     }
   }
 
@@ -423,9 +450,7 @@ class Refinement {
     for (int repeat = 0; repeat < (slow ? 2 : most); ++repeat) {
       if (slow) {
         part = vector;
-        project(part);
-        for (Index k = 0; k < n_; ++k) part[k] = vector[k] - part[k];
-        purify(part);
+        project_out(part);
       } else {
         null_part(steps, tolerances, units, vector, part);
       }
@@ -439,20 +464,27 @@ class Refinement {
       for (Index k = 0; k < n_; ++k) vector[k] *= shift_[k];
   }
 
-  // The part of a solution that is orthogonal to the null space: (5) for K z on the right.
-  void project(std::vector<double>& z) const {
-    std::vector<double> image(n_);
-    factorisation_.multiply<1>(values_, z.data(), image.data());
-    solve_least(std::move(image), z);
+  // The part of a solution in the null space: what is left of z without the solution of (5)
+  // for K z on the right, and of that again, as what is lost of a small one counts.
+  void project_out(std::vector<double>& z) const {
+    constexpr int most = 4;
+    std::vector<double> image(n_), rest(n_);
+    for (int repeat = 0; repeat < most; ++repeat) {
+      factorisation_.multiply<1>(values_, z.data(), image.data());
+      solve_least(image, rest);
+      const double size = norm(kSolution, rest);
+      for (Index k = 0; k < n_; ++k) z[k] -= rest[k];
+      if (!(size > 1e-14 * norm(kSolution, z))) break;
+    }
   }
 
   // The least-squares solution of least norm of (5), G z = M^-1 r with G = M^-1 K, by the
   // method of conjugate gradients. G times a null vector is zero whatever the errors of the
   // factors, and the range of its transpose is orthogonal to the null space.
-  void solve_least(std::vector<double> r, std::vector<double>& z) const {
+  void solve_least(const std::vector<double>& r, std::vector<double>& z) const {
     constexpr int most = 60;
-    constexpr double enough = 1e-9;
-    std::vector<double> rest = std::move(r), product(n_), gradient(n_), direction;
+    constexpr double enough = 1e-13;
+    std::vector<double> rest = r, product(n_), gradient(n_), direction;
     z.assign(n_, 0.0);
     const auto image = [&](const std::vector<double>& from, std::vector<double>& to) {
       factorisation_.multiply<1>(values_, from.data(), to.data());
@@ -545,7 +577,7 @@ template <typename Attempt>
 Refinement::Rank balance(Refinement::Rank rank, const double& reached,
                          const Attempt& attempt) {
   constexpr double largest = 0x1p12, least = 0x1p-12, wild = 0x1p6;
-  constexpr double poor = 1e-3, clear = 1e-2;
+  constexpr double poor = 1e-3;
   constexpr int attempts = 6;
   double failed = 0;  // the largest shift whose factors are not accurate
   double best = reached;
@@ -558,8 +590,7 @@ Refinement::Rank balance(Refinement::Rank rank, const double& reached,
       factor = std::max(2.0, std::min(std::exp2(std::ceil(std::log2(factor))), wild));
     } else if (rank.singular && rank.rate > Refinement::kSlow) {
       const double rate = std::min(rank.rate, 1.0), error = std::max(rank.error, 1e-12);
-      factor = std::max(std::cbrt(error / rate), clear / rate);
-      factor = std::exp2(std::floor(std::log2(factor)));
+      factor = std::exp2(std::floor(std::log2(std::cbrt(error / rate))));
       if (!(factor < 1)) break;
     } else if (rank.singular && rank.error > poor && rank.error > 0.3 * rank.rate) {
       // Some null vectors may have larger errors than a random one.
