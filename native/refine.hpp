@@ -56,9 +56,11 @@ class Refinement {
     bool accurate() const { return error <= (singular ? kUseful : kFair); }
     // Whether (2) takes many steps.
     bool slow() const { return !accurate() || (singular && rate > kSlow); }
+    // Accurate factors come first: where (2) is slow, (5) is not.
     double badness() const {
-      const double worst = singular ? std::max(10 * error, rate) : error;
-      return std::isfinite(worst) ? worst : std::numeric_limits<double>::infinity();
+      if (!std::isfinite(error)) return std::numeric_limits<double>::infinity();
+      if (!accurate()) return 1 + error;
+      return singular ? std::max(10 * error, std::min(rate, 1.0)) : error;
     }
   };
 
@@ -415,9 +417,14 @@ class Refinement {
   // The part of a solution z in the null space: M^-1 times the limit of (2) from E z, by the
   // form r - K M^-1 r, whose limit is M times an exact null vector whatever the factors are.
   // The error is relative to z; or, for E z = r, to the part: K^-1 makes what is lost of a
-  // residual large.
+  // residual large. Where (2) is slow, (5) in docs/derivation.md takes its place.
   void null_part(int steps, const Tolerances& tolerances, Units units,
                  const std::vector<double>& vector, std::vector<double>& part) const {
+    if (steps >= tolerances.max_steps) {
+      part = vector;
+      project_out(part);
+      return;
+    }
     const double size = norm(kSolution, vector);
     std::vector<double> residual(n_), image(n_);
     for (Index k = 0; k < n_; ++k) residual[k] = shift_[k] * vector[k];
@@ -438,22 +445,16 @@ class Refinement {
 
   // Subtracts the part in the null space: of a residual r, that of E^-1 r. What is left
   // after that is smaller by the error of the factors, and is subtracted again until it does
-  // not count. Where (2) is slow, (5) in docs/derivation.md takes its place.
+  // not count.
   void remove(int steps, const Tolerances& tolerances, Units units,
               std::vector<double>& vector) const {
     constexpr int most = 4;
     std::vector<double> part;
     if (units == kResidual)
       for (Index k = 0; k < n_; ++k) vector[k] /= shift_[k];
-    const bool slow = steps >= tolerances.max_steps;
     double last = std::numeric_limits<double>::infinity();
-    for (int repeat = 0; repeat < (slow ? 2 : most); ++repeat) {
-      if (slow) {
-        part = vector;
-        project_out(part);
-      } else {
-        null_part(steps, tolerances, units, vector, part);
-      }
+    for (int repeat = 0; repeat < most; ++repeat) {
+      null_part(steps, tolerances, units, vector, part);
       const double size = norm(kSolution, part), whole = norm(kSolution, vector);
       for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
       if (size * std::min(1.0, size / std::min(last, whole)) <= tolerances.tolerance * whole)
@@ -469,12 +470,15 @@ class Refinement {
   void project_out(std::vector<double>& z) const {
     constexpr int most = 4;
     std::vector<double> image(n_), rest(n_);
+    double last = std::numeric_limits<double>::infinity();
     for (int repeat = 0; repeat < most; ++repeat) {
       factorisation_.multiply<1>(values_, z.data(), image.data());
       solve_least(image, rest);
       const double size = norm(kSolution, rest);
+      if (!(size < 0.5 * last)) break;  // rounding errors
       for (Index k = 0; k < n_; ++k) z[k] -= rest[k];
-      if (!(size > 1e-14 * norm(kSolution, z))) break;
+      if (size <= 1e-14 * norm(kSolution, z)) break;
+      last = size;
     }
   }
 
@@ -483,7 +487,7 @@ class Refinement {
   // factors, and the range of its transpose is orthogonal to the null space.
   void solve_least(const std::vector<double>& r, std::vector<double>& z) const {
     constexpr int most = 60;
-    constexpr double enough = 1e-13;
+    constexpr double enough = 1e-9;
     std::vector<double> rest = r, product(n_), gradient(n_), direction;
     z.assign(n_, 0.0);
     const auto image = [&](const std::vector<double>& from, std::vector<double>& to) {
