@@ -231,6 +231,25 @@ def test_eigenvalues_of_all_sizes():
     assert error < 1e-5  # the machine epsilon over 1e-10
 
 
+@pytest.mark.parametrize("small", 10.0 ** np.arange(-10, -2))
+def test_small_eigenvalues_beside_a_null_space(small):
+    """An eigenvalue of the size of the shift, or below, does not pass for zero, although
+    a right-hand side in the range has next to nothing of it.
+    """
+    rng = np.random.default_rng(0)
+    n, m = 12, 3
+    basis = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    eigenvalues = np.array([3, 2, 1, 1, 0.5, 0.3, 0.2, small, 0, 0, 0, 0])
+    P = basis @ np.diag(eigenvalues) @ basis.T
+    problem = Problem(P, np.zeros((m, n)), np.zeros(n), np.ones(m), {"l": m})
+    qcp = host(problem, (np.zeros(n), np.zeros(m), np.ones(m)))
+    expected = basis[:, :8] @ rng.normal(size=8)
+    cotangent = -basis @ (eigenvalues * (basis.T @ expected))
+    got = qcp.vjp(cotangent, np.zeros(m), np.zeros(m), "ldl", polish=False)[2]
+    error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
+    assert error < 20 * np.finfo(float).eps * 3 / small
+
+
 @pytest.mark.parametrize("size", [1e-9, 1e-4, 1e4, 1e9])
 def test_units_of_the_objective(size):
     """A regular problem stays so when the objective is scaled."""
