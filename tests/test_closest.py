@@ -50,21 +50,22 @@ def test_infeasible_problems(cones):
 
     def solve(*data: Any) -> Any:
         found = solver(*data)
-        return *parts(found), found.status
+        return parts(found), found.status
 
     @jax.jit
-    def jvp(data, change):
-        return jax.jvp(solve, data, change)
-
-    @jax.jit
-    def vjp(data, cotangents):
-        return jax.vjp(lambda *data: solve(*data)[:4], *data)[1](cotangents)
+    def differentiate(data, change, cotangents):
+        solution, linear, status = jax.linearize(solve, *data, has_aux=True)
+        pulled = jax.linear_transpose(linear, *data)(cotangents)
+        return solution, status, linear(*change), pulled
 
     for seed in range(2):
         problem, shift = infeasible_problem(core, rest, few, n, seed)
         data, dims = dense(problem), problem.dims
         change = dense(random_direction(problem, seed))
-        (x, y, s, t, status), moved = jvp(data, change)
+        rng = np.random.default_rng(seed)
+        sizes = n, shift.size, shift.size, shift.size
+        cotangents = tuple(jnp.asarray(rng.normal(size=size)) for size in sizes)
+        (x, y, s, t), status, moved, pulled = differentiate(data, change, cotangents)
         assert status == Status.CLOSEST_FEASIBLE
         x, y, s, t = (np.asarray(part) for part in (x, y, s, t))
         np.testing.assert_allclose(t, shift, rtol=0, atol=1e-12)
@@ -74,9 +75,10 @@ def test_infeasible_problems(cones):
         np.testing.assert_allclose(project(dims, s, "upper"), s, rtol=0, atol=1e-12)
         assert abs(s @ t) < 1e-12 and abs(s @ y) < 1e-12 and abs(t @ y) < 1e-12
 
-        def at(step, data=data, change=change):
+        def at(step, data=data, change=change, cotangents=cotangents):
             shifted = jax.tree.map(lambda part, move: part + step * move, data, change)
-            return [np.asarray(part) for part in jvp(shifted, change)[0][:4]]
+            found = differentiate(shifted, change, cotangents)[0]
+            return [np.asarray(part) for part in found]
 
         step = 3e-5
         ahead, behind = at(step), at(-step)
@@ -92,10 +94,7 @@ def test_infeasible_problems(cones):
         scale = np.abs(A.T @ np.asarray(moved[1])).max()
         np.testing.assert_allclose(stationary, 0, rtol=0, atol=1e-9 * max(1, scale))
 
-        rng = np.random.default_rng(seed)
-        cotangents = tuple(jnp.asarray(rng.normal(size=v.shape)) for v in (x, y, s, t))
-        pulled = vjp(data, cotangents)
-        forward = sum(jnp.vdot(*pair) for pair in zip(cotangents, moved[:4], strict=True))
+        forward = sum(jnp.vdot(*pair) for pair in zip(cotangents, moved, strict=True))
         backward = sum(jnp.vdot(*pair) for pair in zip(pulled, change, strict=True))
         np.testing.assert_allclose(forward, backward, rtol=1e-10)
 
@@ -233,23 +232,31 @@ def test_faces(name):
     """
     cone, numbers = FACES[name]
     t = jnp.asarray(numbers)
-    found = face(cone, t)
     rng = np.random.default_rng(0)
-    for v in jnp.asarray(rng.normal(size=(8, t.size))):
-        p = found.project(v)
-        scale = float(jnp.linalg.norm(v))
-        np.testing.assert_allclose(p @ t, 0, atol=1e-12 * scale)
-        np.testing.assert_allclose((v - p) @ p, 0, atol=1e-12 * scale**2)
-        np.testing.assert_allclose(cone.project(p), p, atol=1e-8 * scale)
+
+    @jax.jit
+    @jax.vmap
+    def properties(v, dv):
+        found = face(cone, t)
+        p, D = found.project(v), found.jacobian(v).as_matrix()
+        near = found.project(v + 1e-6 * dv) - found.project(v - 1e-6 * dv)
         # The face is where a penalty on t's drives projections.
         penalised = cone.project(v - 1e6 * t)
+        return p, cone.project(p), penalised, D, near / 2e-6, found.differential(v, dv)
+
+    points, changes = rng.normal(size=(2, 8, t.size))
+    results = map(np.asarray, properties(points, changes))
+    for v, dv, p, again, penalised, D, near, differential in zip(
+        points, changes, *results, strict=True
+    ):
+        scale = float(np.linalg.norm(v))
+        np.testing.assert_allclose(p @ numbers, 0, atol=1e-12 * scale)
+        np.testing.assert_allclose((v - p) @ p, 0, atol=1e-12 * scale**2)
+        np.testing.assert_allclose(again, p, atol=1e-8 * scale)
         assert (v - p) @ penalised <= 1e-2 * scale**2
-        D = found.jacobian(v).as_matrix()
         np.testing.assert_allclose(D @ v, p, rtol=0, atol=1e-12 * scale)
-        dv = jnp.asarray(rng.normal(size=t.size))
-        near = found.project(v + 1e-6 * dv) - found.project(v - 1e-6 * dv)
-        np.testing.assert_allclose(D @ dv, near / 2e-6, rtol=0, atol=1e-8 * scale)
-        np.testing.assert_allclose(found.differential(v, dv), D @ dv, atol=1e-12 * scale)
+        np.testing.assert_allclose(D @ dv, near, rtol=0, atol=1e-8 * scale)
+        np.testing.assert_allclose(differential, D @ dv, atol=1e-12 * scale)
 
 
 def test_elastic():
