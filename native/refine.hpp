@@ -66,8 +66,9 @@ class Refinement {
 
   static constexpr double kGood = 1e-5, kFair = 1e-5, kUseful = 1e-2;
   static constexpr double kSlow = 0.1;
-  // Of K times a null vector, with a margin for long sums.
-  static constexpr double kRounding = 1e-12;
+  // Of K times a null vector, with a margin for long sums; and how far it may be from that,
+  // if its entries are rounded.
+  static constexpr double kRounding = 1e-12, kDeparted = 100;
 
   // Whether one step of (2) leaves more of a random vector than rounding errors. If so,
   // what the next step changes of it: little, if the other eigenvalues of K are all much
@@ -142,32 +143,33 @@ class Refinement {
     return std::sqrt(image / size);
   }
 
+  // K times a vector, relative to the rounding errors of these sums.
+  double departure(const std::vector<double>& vector, std::vector<double>& product) const {
+    std::vector<double> sizes(values_, values_ + factorisation_.entries()), sum(n_);
+    std::vector<double> lengths = vector;
+    for (double& value : sizes) value = std::abs(value);
+    for (double& length : lengths) length = std::abs(length);
+    factorisation_.multiply<1>(sizes.data(), lengths.data(), sum.data());
+    factorisation_.multiply<1>(values_, vector.data(), product.data());
+    constexpr double epsilon = std::numeric_limits<double>::epsilon();
+    return norm(kResidual, product) / (epsilon * norm(kResidual, sum));
+  }
+
   // The same rank, with the rate of what is not null, but takes long to be told from it: K
   // times what passes for a null vector is more than rounding errors then. The rate is
   // infinite if (2) will not tell them apart.
   Rank sure(Rank rank) const {
-    constexpr double clear = 3, large = 100, slowest = 0.95;
+    constexpr double clear = 3, slowest = 0.95;
     if (!rank.singular || rank.relative == 0) return rank;
-    std::vector<double> part = random_null_vector(rank), product(n_), sum(n_);
-    std::vector<double> sizes(values_, values_ + factorisation_.entries());
-    for (double& value : sizes) value = std::abs(value);
-    // K times the part, relative to the rounding errors of the sums.
-    const auto image = [&] {
-      std::vector<double> lengths = part;
-      for (double& length : lengths) length = std::abs(length);
-      factorisation_.multiply<1>(sizes.data(), lengths.data(), sum.data());
-      factorisation_.multiply<1>(values_, part.data(), product.data());
-      constexpr double epsilon = std::numeric_limits<double>::epsilon();
-      return norm(kResidual, product) / (epsilon * norm(kResidual, sum));
-    };
-    const double first = image();
+    std::vector<double> part = random_null_vector(rank), product(n_);
+    const double first = departure(part, product);
     if (!(first > clear)) return rank;
     factorisation_.solve<1>(panels_, inverse_, product.data());
     for (Index k = 0; k < n_; ++k) part[k] -= product[k];
-    const double fall = image() / first;
+    const double fall = departure(part, product) / first;
     if (fall < slowest)
       rank.rate = std::max(rank.rate, fall);
-    else if (first > large)
+    else if (first > kDeparted)
       rank.rate = std::numeric_limits<double>::infinity();
     return rank;
   }
@@ -212,7 +214,7 @@ class Refinement {
   NullSpace null_space(const Rank& rank, const Tolerances& tolerances) const {
     constexpr double trace = 1e-6;  // a random vector has more of each null vector
     const int steps = steps_of_removal(rank.rate, tolerances);
-    std::vector<double> units(n_), vector(n_), part;
+    std::vector<double> units(n_), vector(n_), product(n_), part;
     for (Index k = 0; k < n_; ++k) units[k] = 1 / std::sqrt(std::abs(shift_[k]));
     std::vector<std::vector<double>> basis;
     Random random;
@@ -225,6 +227,7 @@ class Refinement {
         for (const auto& unit : basis) NullSpace::subtract(unit, vector);
       if (!(std::sqrt(NullSpace::dot(vector, vector)) > trace * size))
         return NullSpace(std::move(basis), units);
+      if (departure(part, product) > kDeparted) break;
       NullSpace::normalise(vector);
       basis.push_back(vector);
     }
@@ -320,10 +323,9 @@ class Refinement {
     *outcome = {std::numeric_limits<double>::infinity(), 0};
     if (steps == 0) return z;
     const auto remove_from = [&](Units units, std::vector<double>& vector) {
-      if (null_space != nullptr)
-        null_space->remove(vector);
-      else
-        remove(steps, tolerances, units, vector);
+      if (null_space == nullptr) return remove(steps, tolerances, units, vector);
+      null_space->remove(vector);
+      return 0.0;
     };
     for (const bool consistent : {false, true}) {
       if (consistent) {
@@ -336,7 +338,7 @@ class Refinement {
       refine_consistent(tolerances, consistent, r, z, outcome);
       if (outcome->error <= tolerances.tolerance) break;
     }
-    remove_from(kSolution, z);
+    outcome->error = std::max(outcome->error, remove_from(kSolution, z));
     return z;
   }
 
@@ -353,7 +355,7 @@ class Refinement {
     std::vector<double> residual(n_), correction(n_);
     double last = norm(kSolution, z), ratio = 0;
     *outcome = {last == 0 ? 0 : std::numeric_limits<double>::infinity(), 1};
-    bool drifts = false, least = false;
+    bool drifts = false, least = false, known = true;
     while (!(outcome->error <= tolerances.tolerance) && ratio < slowest &&
            outcome->steps < tolerances.max_steps) {
       factorisation_.multiply<1>(values_, z.data(), residual.data());
@@ -379,13 +381,16 @@ class Refinement {
       for (Index k = 0; k < n_; ++k) z[k] += correction[k];
       ratio = length / last;
       last = length;
-      outcome->error =
-          length / (whole > 0 ? whole : 1) * (ratio < slowest ? ratio / (1 - ratio) : 1);
+      const double tail = ratio < slowest ? ratio / (1 - ratio) : 1;
+      if (known) outcome->error = length / (whole > 0 ? whole : 1) * tail;
+      known = true;
       ++outcome->steps;
       if (!least && ratio > poor && (consistent || ratio < slowest)) {
         least = true;
+        // Nothing is known of these steps yet.
+        known = false;
         ratio = 0;
-        last = std::numeric_limits<double>::infinity();
+        last = outcome->error = std::numeric_limits<double>::infinity();
       }
     }
   }
@@ -445,24 +450,26 @@ class Refinement {
 
   // Subtracts the part in the null space: of a residual r, that of E^-1 r. What is left
   // after that is smaller by the error of the factors, and is subtracted again until it does
-  // not count.
-  void remove(int steps, const Tolerances& tolerances, Units units,
-              std::vector<double>& vector) const {
-    constexpr int most = 4;
+  // not count. Returns what is left in the end, relative to the vector.
+  double remove(int steps, const Tolerances& tolerances, Units units,
+                std::vector<double>& vector) const {
+    constexpr int most = 12;
     std::vector<double> part;
     if (units == kResidual)
       for (Index k = 0; k < n_; ++k) vector[k] /= shift_[k];
-    double last = std::numeric_limits<double>::infinity();
-    for (int repeat = 0; repeat < most; ++repeat) {
+    double last = std::numeric_limits<double>::infinity(), left = last;
+    for (int repeat = 0; repeat < most && left > tolerances.tolerance; ++repeat) {
       null_part(steps, tolerances, units, vector, part);
       const double size = norm(kSolution, part), whole = norm(kSolution, vector);
+      if (size > 0.5 * last) break;
       for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
-      if (size * std::min(1.0, size / std::min(last, whole)) <= tolerances.tolerance * whole)
-        break;
+      const double ratio = std::min(1.0, size / std::min(last, whole));
+      left = whole > 0 ? size / whole * ratio : 0;
       last = size;
     }
     if (units == kResidual)
       for (Index k = 0; k < n_; ++k) vector[k] *= shift_[k];
+    return left;
   }
 
   // The part of a solution in the null space: what is left of z without the solution of (5)
@@ -576,12 +583,13 @@ class Refinement {
 // The shift at which what a step of (2) leaves of vectors that are not null, and the error of
 // the factors, are both small. The former grows with the shift, the latter, which is about
 // epsilon / (e1 e2), falls. `attempt` factorises with a shift that is larger by a factor, and
-// returns what is known then; `rank` is that of the present one, `reached`.
+// returns what is known then; `rank` is that of the present one, `reached`. A rate above
+// `slow` is too much.
 template <typename Attempt>
-Refinement::Rank balance(Refinement::Rank rank, const double& reached,
+Refinement::Rank balance(Refinement::Rank rank, double slow, const double& reached,
                          const Attempt& attempt) {
   constexpr double largest = 0x1p12, least = 0x1p-12, wild = 0x1p6;
-  constexpr double poor = 1e-3;
+  constexpr double poor = 1e-4;
   constexpr int attempts = 6;
   double failed = 0;  // the largest shift whose factors are not accurate
   double best = reached;
@@ -592,7 +600,7 @@ Refinement::Rank balance(Refinement::Rank rank, const double& reached,
       failed = std::max(failed, reached);
       factor = rank.error < 1 ? std::sqrt(rank.error / Refinement::kGood) : wild;
       factor = std::max(2.0, std::min(std::exp2(std::ceil(std::log2(factor))), wild));
-    } else if (rank.singular && rank.rate > Refinement::kSlow) {
+    } else if (rank.singular && rank.rate > slow) {
       const double rate = std::min(rank.rate, 1.0), error = std::max(rank.error, 1e-12);
       factor = std::exp2(std::floor(std::log2(std::cbrt(error / rate))));
       if (!(factor < 1)) break;
@@ -636,6 +644,8 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
     return {false, 0, 0};
   }
   constexpr double smallest = 0x1p-24, relative = 0x1p-26, rounding = 1e-15;
+  // The rate at which the null space is told from the rest if all of it is to be found.
+  constexpr double clear = 1e-2;
   const Index n = factorisation.order();
   const Refinement refinement(factorisation, values, panels, inverse, shift);
   double reached = 1;  // the shift over the first of its kind
@@ -656,7 +666,7 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   if (!adapt || regular(rank)) return rank;
   const std::vector<double> start(shift, shift + n);
   const bool vague = rank.accurate() && rank.slow();
-  rank = balance(rank, reached, attempt);
+  rank = balance(rank, Refinement::kSlow, reached, attempt);
   const std::vector<double> scale = equilibrate(K, values, groups);
   const bool differ = uneven(K, values, shift, scale);
   if (vague || rank.slow()) {
@@ -675,7 +685,7 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   reached = 1;
   for (Index k = 0; k < n; ++k)
     shift[k] = std::copysign(relative / (scale[k] * scale[k]), start[k]);
-  rank = balance(attempt(1), reached, attempt);
+  rank = balance(attempt(1), clear, reached, attempt);
   if (!rank.slow() || !(distance <= Refinement::kRounding)) return refinement.sure(rank);
   even = true;
   reached = plain_reached;
