@@ -160,7 +160,7 @@ class Refinement {
   // infinite if (2) will not tell them apart.
   Rank sure(Rank rank) const {
     constexpr double clear = 3, slowest = 0.95;
-    if (!rank.singular || rank.relative == 0) return rank;
+    if (!rank.singular) return rank;
     std::vector<double> part = random_null_vector(rank), product(n_);
     const double first = departure(part, product);
     if (!(first > clear)) return rank;
@@ -663,7 +663,7 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
     return !rank.singular && rank.fair();
   };
   Refinement::Rank rank = attempt(1);
-  if (!adapt || regular(rank)) return rank;
+  if (!adapt || regular(rank)) return refinement.sure(rank);
   const std::vector<double> start(shift, shift + n);
   const bool vague = rank.accurate() && rank.slow();
   rank = balance(rank, Refinement::kSlow, reached, attempt);
