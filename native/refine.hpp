@@ -64,7 +64,7 @@ class Refinement {
     }
   };
 
-  static constexpr double kGood = 1e-5, kFair = 1e-5, kUseful = 1e-2;
+  static constexpr double kFair = 1e-5, kUseful = 1e-2;
   static constexpr double kSlow = 0.1;
   // Of K times a null vector, with a margin for long sums; and how far it may be from that,
   // if its entries are rounded.
@@ -129,11 +129,10 @@ class Refinement {
     return part;
   }
 
-  // How far that is from the null space, in units in which K is equilibrated, C K C with
-  // C = diag(scale): small rows pass for zero in others.
-  double distance(const Rank& rank, const std::vector<double>& scale) const {
-    if (!rank.singular) return rank.fair() ? 0 : 1;
-    std::vector<double> part = random_null_vector(rank), product(n_);
+  // How far that, `part`, is from the null space, in units in which K is equilibrated,
+  // C K C with C = diag(scale): small rows pass for zero in others.
+  double distance(const std::vector<double>& part, const std::vector<double>& scale) const {
+    std::vector<double> product(n_);
     factorisation_.multiply<1>(values_, part.data(), product.data());
     double image = 0, size = 0;
     for (Index k = 0; k < n_; ++k) {
@@ -158,10 +157,14 @@ class Refinement {
   // The same rank, with the rate of what is not null, but takes long to be told from it: K
   // times what passes for a null vector is more than rounding errors then. The rate is
   // infinite if (2) will not tell them apart.
-  Rank sure(Rank rank) const {
+  Rank sure(const Rank& rank) const {
+    return rank.singular ? sure(rank, random_null_vector(rank)) : rank;
+  }
+
+  // The same, with a random null vector.
+  Rank sure(Rank rank, std::vector<double> part) const {
     constexpr double clear = 3, slowest = 0.95;
-    if (!rank.singular) return rank;
-    std::vector<double> part = random_null_vector(rank), product(n_);
+    std::vector<double> product(n_);
     const double first = departure(part, product);
     if (!(first > clear)) return rank;
     factorisation_.solve<1>(panels_, inverse_, product.data());
@@ -355,7 +358,7 @@ class Refinement {
     std::vector<double> residual(n_), correction(n_);
     double last = norm(kSolution, z), ratio = 0;
     *outcome = {last == 0 ? 0 : std::numeric_limits<double>::infinity(), 1};
-    bool drifts = false, least = false, known = true;
+    bool drifts = false, least = false;
     while (!(outcome->error <= tolerances.tolerance) && ratio < slowest &&
            outcome->steps < tolerances.max_steps) {
       factorisation_.multiply<1>(values_, z.data(), residual.data());
@@ -380,15 +383,13 @@ class Refinement {
       }
       for (Index k = 0; k < n_; ++k) z[k] += correction[k];
       ratio = length / last;
-      last = length;
       const double tail = ratio < slowest ? ratio / (1 - ratio) : 1;
-      if (known) outcome->error = length / (whole > 0 ? whole : 1) * tail;
-      known = true;
+      // The first step of a kind says nothing of the next.
+      if (!std::isinf(last)) outcome->error = length / (whole > 0 ? whole : 1) * tail;
+      last = length;
       ++outcome->steps;
       if (!least && ratio > poor && (consistent || ratio < slowest)) {
         least = true;
-        // Nothing is known of these steps yet.
-        known = false;
         ratio = 0;
         last = outcome->error = std::numeric_limits<double>::infinity();
       }
@@ -598,7 +599,7 @@ Refinement::Rank balance(Refinement::Rank rank, double slow, const double& reach
     double factor;
     if (!rank.accurate()) {
       failed = std::max(failed, reached);
-      factor = rank.error < 1 ? std::sqrt(rank.error / Refinement::kGood) : wild;
+      factor = rank.error < 1 ? std::sqrt(rank.error / Refinement::kFair) : wild;
       factor = std::max(2.0, std::min(std::exp2(std::ceil(std::log2(factor))), wild));
     } else if (rank.singular && rank.rate > slow) {
       const double rate = std::min(rank.rate, 1.0), error = std::max(rank.error, 1e-12);
@@ -676,9 +677,13 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
     if (refinement.regular()) return {false, 0, 0, relative * reached, even};
     rank = attempt(before / reached);
   }
-  if (!differ) return refinement.sure(rank);
-  const double distance = refinement.distance(rank, scale);
-  if (distance <= rounding && !rank.slow()) return refinement.sure(rank);
+  if (!differ || regular(rank)) return refinement.sure(rank);
+  double distance = 1;  // also if the factors are not good enough to tell
+  if (rank.singular) {
+    const std::vector<double> part = refinement.random_null_vector(rank);
+    distance = refinement.distance(part, scale);
+    if (distance <= rounding && !rank.slow()) return refinement.sure(rank, part);
+  }
   const std::vector<double> plain(shift, shift + n);
   const double plain_reached = reached;
   even = false;
