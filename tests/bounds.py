@@ -11,7 +11,6 @@ import itertools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffqcp import (
@@ -20,12 +19,11 @@ from diffqcp import (
     InteriorPoint,
     Newton,
     Proximal,
-    QCPSolver,
-    QCPStructureDense,
 )
 from diffqcp.forward.moreau import Moreau
 from diffqcp.forward.scs import SCS
 
+from .helpers import gradient_of_solve
 from .reference import random_problem
 
 
@@ -49,18 +47,6 @@ SOLVERS: dict[str, tuple[AbstractForwardSolver, bool]] = {
 }
 
 
-def gradient(problem: Any, A: np.ndarray, dims: dict[str, Any], forward: Any) -> Any:
-    """The gradient of a function of the solution, from data and a start."""
-    structure = QCPStructureDense(problem.P, A, dims, psd_order=problem.order)
-    solver = QCPSolver(structure, forward=forward, throw=False)
-
-    def loss(P: Any, A: Any, q: Any, b: Any, start: Any) -> Any:
-        found = solver(P, A, q, b, start=start)
-        return jnp.sum(jnp.sin(found.x)), found
-
-    return jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True)
-
-
 def errors(
     dims: dict[str, Any], forward: AbstractForwardSolver
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +54,7 @@ def errors(
     problem, (x, y, s) = random_problem(dims, 3)
     first, count = dims.get("z", 0), dims["l"]
     data = problem.P, problem.A, problem.q, problem.b
-    exact = jax.jit(gradient(problem, problem.A, dims, Clarabel()))
+    exact = jax.jit(gradient_of_solve(problem, problem.A, dims, throw=False))
     (_, truth), (dP, dA, dq, db) = exact(*data, (x, y, s))
     row = np.random.default_rng(0).normal(size=x.size)
     places = range(first, first + count + 1)
@@ -88,7 +74,8 @@ def errors(
     stacked = [
         np.stack(parts) for parts in zip(*(inputs(*c) for c in cases), strict=True)
     ]
-    solve = gradient(problem, stacked[0][0], longer, forward)
+    options = {"forward": forward, "throw": False}
+    solve = gradient_of_solve(problem, stacked[0][0], longer, **options)
 
     def one(A: Any, b: Any, *start: Any) -> Any:
         (_, found), gradients = solve(problem.P, A, problem.q, b, start)

@@ -1,11 +1,21 @@
 """Problems of `tests.reference` as QCPs of the package."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO, BCSR
 
-from diffqcp import DeviceQCP, HostQCP, QCPStructureCPU, QCPStructureGPU
+from diffqcp import (
+    DeviceQCP,
+    HostQCP,
+    QCPSolver,
+    QCPStructureCPU,
+    QCPStructureDense,
+    QCPStructureGPU,
+)
 
 from .reference import Problem
 
@@ -90,3 +100,19 @@ def worst(got, expected) -> float:
         float(np.linalg.norm(a - b) / (size if size > 1e-9 * total else total))
         for a, b, size in zip(got, expected, sizes, strict=True)
     )
+
+
+def gradient_of_solve(
+    problem: Problem, A: np.ndarray, dims: dict[str, Any], **options: Any
+) -> Any:
+    """A function of data and a start: the sum of the sines of the solution and all that
+    was found, and the gradient of the former with respect to the data.
+    """
+    structure = QCPStructureDense(problem.P, A, dims, psd_order=problem.order)
+    solver = QCPSolver(structure, **options)
+
+    def loss(P: Any, A: Any, q: Any, b: Any, start: Any) -> Any:
+        found = solver(P, A, q, b, start=start)
+        return jnp.sum(jnp.sin(found.x)), found
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True)

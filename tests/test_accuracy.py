@@ -31,7 +31,7 @@ from diffqcp.integrations.cvxpy import backward, host_qcp, sensitivity
 from diffqcp.linear_solve._native import NativeFactorisation
 from diffqcp.linear_solve._qdldl import QDLDLFactorisation
 
-from .helpers import host
+from .helpers import gradient_of_solve, host
 from .reference import random_problem
 
 
@@ -143,13 +143,7 @@ def test_a_bound_far_away_is_none(cones, forward):
     dims = CONES[cones] | {"l": CONES[cones]["l"] + 1}
 
     def gradients(A, dims, **options):
-        solver = QCPSolver(QCPStructureDense(problem.P, A, dims), **options)
-
-        def loss(P, A, q, b, start):
-            found = solver(P, A, q, b, start=start)
-            return jnp.sum(jnp.sin(found.x)), found
-
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
+        return jax.jit(gradient_of_solve(problem, A, dims, **options))
 
     (_, truth), expected = gradients(problem.A, CONES[cones])(
         *(problem.P, problem.A, problem.q, problem.b, (x, y, s))

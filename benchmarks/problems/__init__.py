@@ -28,6 +28,7 @@ def suite() -> list[Case]:
         Case(f"dense-{n}x{m}", "dense", n + 2 * m, partial(quadratic.dense, n, m))
         for n, m in [(10, 5), (50, 10), (100, 20), (500, 100), (1500, 500)]
     ]
+    singular = 1e2, 1e3, 1e4, 5e4
     for family, make, orders in [
         ("sparse", quadratic.sparse, (1e3, 1e4, 1e5)),
         ("mpc", quadratic.mpc, (1e3, 1e4, 1e5, 1e6)),
@@ -39,26 +40,21 @@ def suite() -> list[Case]:
         ("socp-large", conic.socp_large, (1e2, 1e3, 1e4, 1e5)),
         ("logistic", conic.logistic, (1e2, 1e3, 1e4)),
         ("power", conic.power, (1e2, 1e3, 1e4)),
+        ("shortest-path", combinatorial.shortest_path, singular),
+        ("maximum-flow", combinatorial.maximum_flow, singular),
+        ("assignment", combinatorial.assignment, singular),
+        ("transport", combinatorial.transport, singular),
+        ("transport-quadratic", partial(combinatorial.transport, weight=0.5), singular),
+        ("simplex", combinatorial.simplex, singular),
+        ("knapsack", combinatorial.knapsack, singular),
+        ("permutahedron", combinatorial.permutahedron, singular),
     ]:
         for order in map(int, orders):
-            name = f"{family}-1e{len(str(order)) - 1}"
+            name = f"{family}-{order:.0e}".replace("e+0", "e")
             cases.append(Case(name, family, order, partial(make, order)))
     for size in (10, 20, 40, 60):
         order = size * (size + 2)
         cases.append(Case(f"sdp-{size}", "sdp", order, partial(conic.sdp, size)))
-    for family, make in [
-        ("shortest-path", combinatorial.shortest_path),
-        ("maximum-flow", combinatorial.maximum_flow),
-        ("assignment", combinatorial.assignment),
-        ("transport", combinatorial.transport),
-        ("transport-quadratic", partial(combinatorial.transport, weight=0.5)),
-        ("simplex", combinatorial.simplex),
-        ("knapsack", combinatorial.knapsack),
-        ("permutahedron", combinatorial.permutahedron),
-    ]:
-        for order in (100, 1_000, 10_000, 50_000):
-            name = f"{family}-{order:.0e}".replace("e+0", "e")
-            cases.append(Case(name, family, order, partial(make, order)))
     return cases
 
 
