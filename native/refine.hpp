@@ -68,7 +68,7 @@ class Refinement {
   static constexpr double kSlow = 0.1;
   // Of K times a null vector, with a margin for long sums; and how far it may be from that,
   // if its entries are rounded.
-  static constexpr double kRounding = 1e-12, kDeparted = 100;
+  static constexpr double kRounding = 1e-12, kClear = 3, kDeparted = 100;
 
   // Whether one step of (2) leaves more of a random vector than rounding errors. If so,
   // what the next step changes of it: little, if the other eigenvalues of K are all much
@@ -154,6 +154,12 @@ class Refinement {
     return norm(kResidual, product) / (epsilon * norm(kResidual, sum));
   }
 
+  // Whether that is no more than these.
+  bool is_null(const std::vector<double>& vector) const {
+    std::vector<double> product(n_);
+    return !(departure(vector, product) > kClear);
+  }
+
   // The same rank, with the rate of what is not null, but takes long to be told from it: K
   // times what passes for a null vector is more than rounding errors then. The rate is
   // infinite if (2) will not tell them apart.
@@ -163,10 +169,10 @@ class Refinement {
 
   // The same, with a random null vector.
   Rank sure(Rank rank, std::vector<double> part) const {
-    constexpr double clear = 3, slowest = 0.95;
+    constexpr double slowest = 0.95;
     std::vector<double> product(n_);
     const double first = departure(part, product);
-    if (!(first > clear)) return rank;
+    if (!(first > kClear)) return rank;
     factorisation_.solve<1>(panels_, inverse_, product.data());
     for (Index k = 0; k < n_; ++k) part[k] -= product[k];
     const double fall = departure(part, product) / first;
@@ -317,7 +323,8 @@ class Refinement {
 
   // For a singular K. If r is in the range, which is usual, only rounding errors and the
   // errors of the factors have a part in the null space, and it is enough to remove that of
-  // the solution.
+  // the solution. A basis makes it cheap to remove that of r, and without that (1) would not
+  // have the least-squares solution in the units of the data for its limit.
   std::vector<double> solve_singular(int steps, const Rank& rank,
                                      const NullSpace* null_space,
                                      const Tolerances& tolerances, std::vector<double> r,
@@ -331,6 +338,7 @@ class Refinement {
       return 0.0;
     };
     for (const bool consistent : {false, true}) {
+      if (null_space != nullptr && !consistent) continue;
       if (consistent) {
         std::vector<double> part = r;
         const double whole = norm(kResidual, r);
@@ -346,12 +354,14 @@ class Refinement {
   }
 
   // Iteration (1) for a singular K. A drift along the null space does not count as long as it
-  // is small; a few steps of (2) take it off a correction. Where that is slow, corrections
-  // are those of (5), if r is in the range.
+  // is small; a few steps of (2) take it off a correction. If r need not be in the range it
+  // has to be that of rounding errors: a larger one is that of r, and the errors of the
+  // factors carry it elsewhere. Where (1) is slow, corrections are those of (5).
   void refine_consistent(const Tolerances& tolerances, bool consistent,
                          const std::vector<double>& r, std::vector<double>& z,
                          Outcome* outcome) const {
-    constexpr double slow = 0.1, drift = 0.1, poor = 0.3, slowest = 0.7;
+    constexpr double slow = 0.1, poor = 0.3, slowest = 0.7;
+    const double drift = consistent ? 0.1 : 1e-5;
     const double smallest = tolerances.floor * norm(kResidual, r);
     z = r;
     factorisation_.solve<1>(panels_, inverse_, z.data());

@@ -2,6 +2,8 @@
 // the eigenvectors of K, in this order, as far as each of them is needed.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -9,13 +11,15 @@
 #include <new>
 #include <vector>
 
+#include "bipartite.hpp"
 #include "lapack.hpp"
 #include "refine.hpp"
 
 namespace diffqcp {
 
 // What a factorisation leaves, in one array: panels, inverse pivots, the shift, and of what
-// is known of the rank the rate, the relative shift, and whether it is even.
+// is known of the rank the rate, the relative shift, and whether it is even; and if the
+// factors are those of K' of a bipartite K, its delta, which is zero otherwise.
 struct Factor {
   double *panels, *inverse, *shift, *known;
 
@@ -23,30 +27,61 @@ struct Factor {
       : panels(start), inverse(start + K.size()), shift(inverse + K.n),
         known(shift + K.n) {}
 
-  void keep(const Refinement::Rank& rank) const {
+  void keep(const Refinement::Rank& rank, double delta) const {
     known[0] = rank.rate;
     known[1] = rank.relative;
     known[2] = rank.even;
+    known[3] = delta;
   }
 
   Refinement::Rank rank(bool singular) const {
     return {singular, 0, known[0], known[1], known[2] != 0};
   }
 
+  double delta() const { return known[3]; }
+
   static int64_t size(const Pattern& K) {
-    return K.size() + 2 * static_cast<int64_t>(K.n) + 3;
+    return K.size() + 2 * static_cast<int64_t>(K.n) + 4;
   }
 };
 
-// Factorises K + E, and returns whether K is singular. The shift to start from is where the
-// factor has its own.
+// Factorises K + E, or K' + E if K is bipartite and singular, and returns whether what has
+// been factorised is singular. The shift to start from is where the factor has its own.
 inline bool factorise(const Pattern& K, const Lapack& lapack, const double* values,
                       const Index* groups, bool adapt, bool well_posed,
                       const Factor& factor) {
-  const Refinement::Rank rank =
-      factorise_with_shift(K, Factorisation(K, lapack.gemm), values, groups, adapt,
-                           well_posed, factor.panels, factor.inverse, factor.shift);
-  factor.keep(rank);
+  const Factorisation factorisation(K, lapack.gemm);
+  const std::vector<double> start(factor.shift, factor.shift + K.n);
+  const auto attempt = [&](const double* values, bool adapt) {
+    std::copy(start.begin(), start.end(), factor.shift);
+    return factorise_with_shift(K, factorisation, values, groups, adapt, well_posed,
+                                factor.panels, factor.inverse, factor.shift);
+  };
+  if (adapt && !well_posed) {
+    const Bipartite pair(K, values, factor.shift);
+    if (pair.is() && pair.square()) {
+      const Refinement::Rank rank = attempt(values, false);
+      if (!rank.singular && rank.fair()) {
+        factor.keep(rank, 0);
+        return false;
+      }
+    }
+    if (pair.is()) {
+      const Refinement::Rank rank = attempt(pair.values(), false);
+      const Refinement refinement(factorisation, pair.values(), factor.panels,
+                                  factor.inverse, factor.shift);
+      // Small eigenvalues of K are far smaller ones of K'.
+      const Refinement own(factorisation, values, factor.panels, factor.inverse,
+                           factor.shift);
+      if (!rank.slow() && (!rank.singular ||
+                           own.is_null(pair.upper(refinement.random_null_vector(rank))))) {
+        factor.keep(rank, pair.delta());
+        return rank.singular;
+      }
+    }
+  }
+  const Refinement::Rank rank = attempt(values, adapt);
+  factor.keep(rank, 0);
   return rank.singular;
 }
 
@@ -89,12 +124,40 @@ class Solver {
              std::vector<double>& r, Outcome* outcome, double enough = 0) {
     Tolerances tolerances = tolerances_;
     tolerances.tolerance = std::max(tolerances.tolerance, enough);
-    const Factorisation factorisation(K_, lapack_.gemm);
-    const Refinement refinement(factorisation, values, factor.panels, factor.inverse,
-                                factor.shift);
     const Refinement::Rank rank = factor.rank(singular);
     if (K_.n > 0 && std::isnan(rank.rate)) return unsolved<C>(r, outcome);
     const std::vector<double> right = r;
+    if (factor.delta() > 0) {
+      const Bipartite pair(K_, values, factor.shift, factor.delta());
+      for (int c = 0; c < C; ++c)
+        put<C>(solve_parts(pair, factor, rank, tolerances, column<C>(right, c),
+                           &outcome[c]),
+               r, c);
+    } else {
+      refine<C>(values, factor, rank, tolerances, r, outcome);
+    }
+    for (int c = 0; c < C; ++c) {
+      if (tolerances.well_posed || !tolerances.missed(outcome[c].error)) continue;
+      std::vector<double> single = column<C>(right, c);
+      if (!Refinement::finite(single)) continue;
+      const auto spectrum = spectra_.get(factor.shift, [&] {
+        return Spectrum(K_, values, factor.shift, lapack_.eigen);
+      });
+      if (spectrum == nullptr || !spectrum->known()) continue;
+      spectrum->solve(single);
+      put<C>(single, r, c);
+      outcome[c].error = tolerances.tolerance;
+    }
+  }
+
+ private:
+  // With the factors of the matrix of these entries.
+  template <int C>
+  void refine(const double* values, const Factor& factor, const Refinement::Rank& rank,
+              const Tolerances& tolerances, std::vector<double>& r, Outcome* outcome) {
+    const Factorisation factorisation(K_, lapack_.gemm);
+    const Refinement refinement(factorisation, values, factor.panels, factor.inverse,
+                                factor.shift);
     std::shared_ptr<const NullSpace> null_space;
     if (rank.singular && !rank.even)
       null_space = null_spaces_.get(
@@ -103,22 +166,61 @@ class Solver {
       refinement.solve<C>(rank, null_space.get(), tolerances, r, outcome);
     else
       std::fill(outcome, outcome + C, Outcome{std::numeric_limits<double>::infinity(), 0});
-    for (int c = 0; c < C; ++c) {
-      if (tolerances.well_posed || !tolerances.missed(outcome[c].error)) continue;
-      std::vector<double> single(K_.n);
-      for (Index k = 0; k < K_.n; ++k) single[k] = right[static_cast<size_t>(k) * C + c];
-      if (!Refinement::finite(single)) continue;
-      const auto spectrum = spectra_.get(factor.shift, [&] {
-        return Spectrum(K_, values, factor.shift, lapack_.eigen);
-      });
-      if (spectrum == nullptr || !spectrum->known()) continue;
-      spectrum->solve(single);
-      for (Index k = 0; k < K_.n; ++k) r[static_cast<size_t>(k) * C + c] = single[k];
-      outcome[c].error = tolerances.tolerance;
-    }
   }
 
- private:
+  // For a bipartite K. The error of a system is relative to all of its solution, of which
+  // one part counts: if that is small beside the other one, the error has to be smaller.
+  std::vector<double> solve_parts(const Bipartite& pair, const Factor& factor,
+                                  const Refinement::Rank& rank, Tolerances tolerances,
+                                  const std::vector<double>& r, Outcome* outcome) {
+    constexpr double margin = 1e-2;
+    const double tolerance = tolerances.tolerance;
+    tolerances.tolerance *= margin;
+    std::vector<double> both;
+    for (int repeat = 0; repeat < 2; ++repeat) {
+      both = pair.split(r);
+      Outcome parts[2];
+      const bool empty[2] = {is_zero<2>(both, 0), is_zero<2>(both, 1)};
+      if (rank.singular || empty[0] || empty[1]) {
+        for (int c = 0; c < 2; ++c) {
+          parts[c] = {0, 0};
+          if (empty[c]) continue;
+          std::vector<double> single = column<2>(both, c);
+          refine<1>(pair.values(), factor, rank, tolerances, single, &parts[c]);
+          put<2>(single, both, c);
+        }
+      } else {
+        refine<2>(pair.values(), factor, rank, tolerances, both, parts);
+      }
+      const std::array<double, 2> excess = pair.excess(both, factor.shift);
+      *outcome = {std::max(parts[0].error * excess[0], parts[1].error * excess[1]),
+                  std::max(parts[0].steps, parts[1].steps)};
+      if (!(outcome->error > tolerance)) break;
+      tolerances.tolerance = tolerance / std::max(excess[0], excess[1]);
+    }
+    return pair.join(both);
+  }
+
+  // One of interleaved vectors.
+  template <int C>
+  static std::vector<double> column(const std::vector<double>& vectors, int c) {
+    std::vector<double> single(vectors.size() / C);
+    for (size_t k = 0; k < single.size(); ++k) single[k] = vectors[k * C + c];
+    return single;
+  }
+
+  template <int C>
+  static void put(const std::vector<double>& single, std::vector<double>& vectors, int c) {
+    for (size_t k = 0; k < single.size(); ++k) vectors[k * C + c] = single[k];
+  }
+
+  template <int C>
+  static bool is_zero(const std::vector<double>& vectors, int c) {
+    for (size_t k = c; k < vectors.size(); k += C)
+      if (vectors[k] != 0) return false;
+    return true;
+  }
+
   const Pattern& K_;
   Lapack lapack_;
   Tolerances tolerances_;

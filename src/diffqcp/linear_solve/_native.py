@@ -13,8 +13,8 @@ for _name, _handler in handlers().items():
     jax.ffi.register_ffi_target(f"diffqcp_ldl_{_name}", _handler, platform="cpu")
 
 
-# Words behind the shift, which follows the inverse pivots: of three numbers.
-_TAIL = 6
+# Words behind the shift, which follows the inverse pivots: of four numbers.
+_TAIL = 8
 
 
 class NativeFactorisation(AbstractFactorisation):
