@@ -321,10 +321,10 @@ class Refinement {
     }
   }
 
-  // For a singular K. If r is in the range, which is usual, only rounding errors and the
-  // errors of the factors have a part in the null space, and it is enough to remove that of
-  // the solution. A basis makes it cheap to remove that of r, and without that (1) would not
-  // have the least-squares solution in the units of the data for its limit.
+  // For a singular K. What r has in the null space shows as a drift of (1), and is removed
+  // then. If that does not get there, all of it is removed first. So it is if there is a
+  // basis, which makes it cheap, and without which (1) would not have the least-squares
+  // solution in the units of the data for its limit.
   std::vector<double> solve_singular(int steps, const Rank& rank,
                                      const NullSpace* null_space,
                                      const Tolerances& tolerances, std::vector<double> r,
@@ -353,15 +353,15 @@ class Refinement {
     return z;
   }
 
-  // Iteration (1) for a singular K. A drift along the null space does not count as long as it
-  // is small; a few steps of (2) take it off a correction. If r need not be in the range it
-  // has to be that of rounding errors: a larger one is that of r, and the errors of the
-  // factors carry it elsewhere. Where (1) is slow, corrections are those of (5).
+  // Iteration (1) for a singular K. If r is in the range, a drift along the null space is
+  // that of rounding errors: it does not count as long as it is small, and a few steps of (2)
+  // take it off a correction. Otherwise it is M^-1 times what r has in the null space; both
+  // are subtracted, again as long as the errors of the factors leave some. Where (1) is slow,
+  // corrections are those of (5).
   void refine_consistent(const Tolerances& tolerances, bool consistent,
-                         const std::vector<double>& r, std::vector<double>& z,
+                         std::vector<double> r, std::vector<double>& z,
                          Outcome* outcome) const {
-    constexpr double slow = 0.1, poor = 0.3, slowest = 0.7;
-    const double drift = consistent ? 0.1 : 1e-5;
+    constexpr double slow = 0.1, drift = 0.1, poor = 0.3, slowest = 0.7;
     const double smallest = tolerances.floor * norm(kResidual, r);
     z = r;
     factorisation_.solve<1>(panels_, inverse_, z.data());
@@ -373,8 +373,7 @@ class Refinement {
            outcome->steps < tolerances.max_steps) {
       factorisation_.multiply<1>(values_, z.data(), residual.data());
       for (Index k = 0; k < n_; ++k) residual[k] = r[k] - residual[k];
-      const double whole = std::max(norm(kSolution, z), smallest);
-      double length = 0;
+      double whole = std::max(norm(kSolution, z), smallest), length = 0;
       if (least) {
         solve_least(residual, correction);
         length = norm(kSolution, correction);
@@ -382,8 +381,16 @@ class Refinement {
         correction = residual;
         factorisation_.solve<1>(panels_, inverse_, correction.data());
         length = norm(kSolution, correction);
-        drifts = drifts || (!(length < slow * last) && length <= drift * whole);
-        for (int repeat = 0; repeat < 3 && drifts; ++repeat) {
+        const bool stays = !(length < slow * last);
+        drifts = drifts || (stays && length <= drift * whole);
+        if (!consistent && stays) {
+          const double drifted = subtract_drift(outcome->steps, correction, r, z);
+          whole = std::max(norm(kSolution, z), smallest);
+          length = norm(kSolution, correction);
+          // A solution that was mostly drift had rounding errors of that size.
+          if (drifted > drift * whole) last = std::numeric_limits<double>::infinity();
+        }
+        for (int repeat = 0; repeat < 3 && drifts && consistent; ++repeat) {
           if (length <= tolerances.tolerance * whole) break;
           std::vector<double> part = correction;
           contract(kSolution, part);
@@ -404,6 +411,22 @@ class Refinement {
         last = outcome->error = std::numeric_limits<double>::infinity();
       }
     }
+  }
+
+  // Subtracts the null part u of a correction from it, E u from r, and what u has added to z
+  // so far, in `steps` steps: the size of that is returned. If u is not null, up to rounding
+  // errors, nothing is done.
+  double subtract_drift(int steps, std::vector<double>& correction, std::vector<double>& r,
+                      std::vector<double>& z) const {
+    std::vector<double> part = correction;
+    purify(part);
+    if (!is_null(part)) return 0;
+    for (Index k = 0; k < n_; ++k) {
+      correction[k] -= part[k];
+      r[k] -= shift_[k] * part[k];
+      z[k] -= steps * part[k];
+    }
+    return steps * norm(kSolution, part);
   }
 
   // Whether what has been removed from a residual of size `whole` is E times a null vector:

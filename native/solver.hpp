@@ -67,14 +67,21 @@ inline bool factorise(const Pattern& K, const Lapack& lapack, const double* valu
       }
     }
     if (pair.is()) {
-      const Refinement::Rank rank = attempt(pair.values(), false);
-      const Refinement refinement(factorisation, pair.values(), factor.panels,
-                                  factor.inverse, factor.shift);
-      // Small eigenvalues of K are far smaller ones of K'.
-      const Refinement own(factorisation, values, factor.panels, factor.inverse,
-                           factor.shift);
-      if (!rank.slow() && (!rank.singular ||
-                           own.is_null(pair.upper(refinement.random_null_vector(rank))))) {
+      std::copy(start.begin(), start.end(), factor.shift);
+      factorisation.factorise(pair.values(), factor.shift, factor.panels, factor.inverse);
+      const auto refinement = [&](const double* values) {
+        return Refinement(factorisation, values, factor.panels, factor.inverse,
+                          factor.shift);
+      };
+      Refinement::Rank rank = refinement(pair.values()).rank(false);
+      bool sure = rank.accurate();
+      if (sure && rank.singular) {
+        const auto part = refinement(pair.values()).random_null_vector(rank);
+        rank = refinement(pair.values()).sure(rank, part);
+        // Small eigenvalues of K are far smaller ones of K'.
+        sure = !rank.slow() && refinement(values).is_null(pair.upper(part));
+      }
+      if (sure) {
         factor.keep(rank, pair.delta());
         return rank.singular;
       }
