@@ -321,10 +321,10 @@ class Refinement {
     }
   }
 
-  // For a singular K. What r has in the null space shows as a drift of (1), and is removed
-  // then. If that does not get there, all of it is removed first. So it is if there is a
-  // basis, which makes it cheap, and without which (1) would not have the least-squares
-  // solution in the units of the data for its limit.
+  // For a singular K. If r is in the range, which is usual, only rounding errors and the
+  // errors of the factors have a part in the null space, and it is enough to remove that of
+  // the solution. A basis makes it cheap to remove that of r, and without that (1) would not
+  // have the least-squares solution in the units of the data for its limit.
   std::vector<double> solve_singular(int steps, const Rank& rank,
                                      const NullSpace* null_space,
                                      const Tolerances& tolerances, std::vector<double> r,
@@ -346,22 +346,22 @@ class Refinement {
         for (Index k = 0; k < n_; ++k) part[k] -= r[k];
         if (!is_null(tolerances, part, whole, rank)) break;
       }
-      refine_consistent(tolerances, consistent, r, z, outcome);
+      refine_consistent(steps, tolerances, consistent, r, z, outcome);
       if (outcome->error <= tolerances.tolerance) break;
     }
     outcome->error = std::max(outcome->error, remove_from(kSolution, z));
     return z;
   }
 
-  // Iteration (1) for a singular K. If r is in the range, a drift along the null space is
-  // that of rounding errors: it does not count as long as it is small, and a few steps of (2)
-  // take it off a correction. Otherwise it is M^-1 times what r has in the null space; both
-  // are subtracted, again as long as the errors of the factors leave some. Where (1) is slow,
-  // corrections are those of (5).
-  void refine_consistent(const Tolerances& tolerances, bool consistent,
-                         std::vector<double> r, std::vector<double>& z,
+  // Iteration (1) for a singular K. A drift along the null space does not count as long as it
+  // is small, and is taken off a correction. If r need not be in the range it
+  // has to be that of rounding errors: a larger one is that of r, and the errors of the
+  // factors carry it elsewhere. Where (1) is slow, corrections are those of (5).
+  void refine_consistent(int steps, const Tolerances& tolerances, bool consistent,
+                         const std::vector<double>& r, std::vector<double>& z,
                          Outcome* outcome) const {
-    constexpr double slow = 0.1, drift = 0.1, poor = 0.3, slowest = 0.7;
+    constexpr double slow = 0.1, poor = 0.3, slowest = 0.7;
+    const double drift = consistent ? 0.1 : 1e-5;
     const double smallest = tolerances.floor * norm(kResidual, r);
     z = r;
     factorisation_.solve<1>(panels_, inverse_, z.data());
@@ -373,7 +373,8 @@ class Refinement {
            outcome->steps < tolerances.max_steps) {
       factorisation_.multiply<1>(values_, z.data(), residual.data());
       for (Index k = 0; k < n_; ++k) residual[k] = r[k] - residual[k];
-      double whole = std::max(norm(kSolution, z), smallest), length = 0;
+      const double whole = std::max(norm(kSolution, z), smallest);
+      double length = 0;
       if (least) {
         solve_least(residual, correction);
         length = norm(kSolution, correction);
@@ -381,19 +382,16 @@ class Refinement {
         correction = residual;
         factorisation_.solve<1>(panels_, inverse_, correction.data());
         length = norm(kSolution, correction);
-        const bool stays = !(length < slow * last);
-        drifts = drifts || (stays && length <= drift * whole);
-        if (!consistent && stays) {
-          const double drifted = subtract_drift(outcome->steps, correction, r, z);
-          whole = std::max(norm(kSolution, z), smallest);
-          length = norm(kSolution, correction);
-          // A solution that was mostly drift had rounding errors of that size.
-          if (drifted > drift * whole) last = std::numeric_limits<double>::infinity();
-        }
-        for (int repeat = 0; repeat < 3 && drifts && consistent; ++repeat) {
+        drifts = drifts || (!(length < slow * last) && length <= drift * whole);
+        for (int repeat = 0; repeat < 3 && drifts; ++repeat) {
           if (length <= tolerances.tolerance * whole) break;
           std::vector<double> part = correction;
-          contract(kSolution, part);
+          if (!is_slow(steps, tolerances)) {
+            contract(kSolution, part);
+          } else {
+            project_out(part);
+            if (!is_nearly_null(part)) break;
+          }
           for (Index k = 0; k < n_; ++k) correction[k] -= part[k];
           length = norm(kSolution, correction);
         }
@@ -411,22 +409,6 @@ class Refinement {
         last = outcome->error = std::numeric_limits<double>::infinity();
       }
     }
-  }
-
-  // Subtracts the null part u of a correction from it, E u from r, and what u has added to z
-  // so far, in `steps` steps: the size of that is returned. If u is not null, up to rounding
-  // errors, nothing is done.
-  double subtract_drift(int steps, std::vector<double>& correction, std::vector<double>& r,
-                      std::vector<double>& z) const {
-    std::vector<double> part = correction;
-    purify(part);
-    if (!is_null(part)) return 0;
-    for (Index k = 0; k < n_; ++k) {
-      correction[k] -= part[k];
-      r[k] -= shift_[k] * part[k];
-      z[k] -= steps * part[k];
-    }
-    return steps * norm(kSolution, part);
   }
 
   // Whether what has been removed from a residual of size `whole` is E times a null vector:
@@ -453,13 +435,27 @@ class Refinement {
     return std::max(2, static_cast<int>(std::min<double>(steps, tolerances.max_steps)));
   }
 
+  // Whether (2) would leave nearly all of E times this vector, which is to be a null part:
+  // else an eigenvalue that is not zero would pass for that.
+  bool is_nearly_null(const std::vector<double>& part) const {
+    constexpr double small = 1e-3;
+    std::vector<double> product(n_);
+    factorisation_.multiply<1>(values_, part.data(), product.data());
+    return norm(kResidual, product) <= small * norm(kSolution, part);
+  }
+
+  // Whether (5) takes the place of (2).
+  static bool is_slow(int steps, const Tolerances& tolerances) {
+    return steps >= tolerances.max_steps;
+  }
+
   // The part of a solution z in the null space: M^-1 times the limit of (2) from E z, by the
   // form r - K M^-1 r, whose limit is M times an exact null vector whatever the factors are.
   // The error is relative to z; or, for E z = r, to the part: K^-1 makes what is lost of a
   // residual large. Where (2) is slow, (5) in docs/derivation.md takes its place.
   void null_part(int steps, const Tolerances& tolerances, Units units,
                  const std::vector<double>& vector, std::vector<double>& part) const {
-    if (steps >= tolerances.max_steps) {
+    if (is_slow(steps, tolerances)) {
       part = vector;
       project_out(part);
       return;
@@ -488,6 +484,7 @@ class Refinement {
   double remove(int steps, const Tolerances& tolerances, Units units,
                 std::vector<double>& vector) const {
     constexpr int most = 12;
+    constexpr double counts = 1e-10;
     std::vector<double> part;
     if (units == kResidual)
       for (Index k = 0; k < n_; ++k) vector[k] /= shift_[k];
@@ -496,6 +493,10 @@ class Refinement {
       null_part(steps, tolerances, units, vector, part);
       const double size = norm(kSolution, part), whole = norm(kSolution, vector);
       if (size > 0.5 * last) break;
+      if (is_slow(steps, tolerances) && size > counts * whole && !is_nearly_null(part)) {
+        left = size / whole;
+        break;
+      }
       for (Index k = 0; k < n_; ++k) vector[k] -= part[k];
       const double ratio = std::min(1.0, size / std::min(last, whole));
       left = whole > 0 ? size / whole * ratio : 0;
