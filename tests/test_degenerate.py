@@ -380,6 +380,63 @@ def test_units_do_not_count(solver):
             assert solved and min(errors) < 1e-8, (name, seed, errors)
 
 
+def test_linear_programs():
+    """Without P: K^+ is that of the active rows of A, which have any rank, null vectors on
+    both sides, rows and columns in any units, and singular values near those that are zero.
+    """
+    n, m = 6, 9
+    solve = with_values(n, m, SparseLDL())
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        small = lambda *shape: rng.integers(-3, 4, shape).astype(float)  # noqa: B023, E731
+        rank = rng.integers(1, n + 1)
+        A = small(m, rank) @ small(rank, n)
+        match seed % 4:
+            case 1:
+                A *= 2.0 ** rng.integers(-6, 6, n)
+            case 2:
+                A *= 2.0 ** rng.integers(-6, 6, m)[:, None]
+            case 3:
+                A += 2.0 ** -rng.integers(5, 25) * np.outer(small(m), small(n))
+        lam = (rng.permutation(m) < rng.integers(1, m + 1)).astype(float)
+        K, vector = dense_K(np.zeros((n, n)), A, lam), rng.normal(size=n + m)
+        for right in (vector, K @ vector):
+            found, solved = solve(np.zeros((n, n)), A, lam, right)
+            U, values, V = np.linalg.svd(lam[:, None] * A)
+            kept = values > 1e-13 * max(values[0], 1e-300)
+            inverse = V[: kept.size][kept].T / values[kept] @ U[:, : kept.size][:, kept].T
+            expected = np.concatenate(
+                [inverse @ right[n:], inverse.T @ right[:n] - (1 - lam) * right[n:]]
+            )
+            error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+            condition = max(values[0], 1) / min(values[kept].min(initial=1), 1)
+            # Singular values of the reference have errors of epsilon, too.
+            assert solved and error < 1e-14 * max(condition, 100), (seed, error)
+
+
+def test_what_is_not_null_stays():
+    """Rows of very different sizes and a right-hand side that is not in the range, and one
+    that has next to nothing of a small eigenvalue: neither is taken for a drift.
+    """
+    tall = np.outer([-2, 3, -2, 0, 1, -2, 3], [3.0, 3, -1, 2])
+    tall += 2.0**-24 * np.outer([-3, 3, -3, 1, 0, 0, -2], [3, 1, -2, -2])
+    wide = np.outer([1, 3], [2.0, -1, -1, -1, 3])
+    wide += 2.0**-27 * np.outer([2, 1], [-3, -1, -1, 3, 3])
+    wide = np.concatenate([wide, [[-2, 0, -2, 0, 0], [1, 1, -1, 2, -3]]])
+    rng = np.random.default_rng(0)
+    for A, active, consistent in ((tall, 7, False), (wide, 2, True)):
+        m, n = A.shape
+        lam = (np.arange(m) < active).astype(float)
+        K, vector = dense_K(np.zeros((n, n)), A, lam), rng.normal(size=n + m)
+        right = K @ vector if consistent else vector
+        found, solved = with_values(n, m, SparseLDL())(
+            np.zeros((n, n)), A, lam, right
+        )
+        expected = np.linalg.pinv(K, rcond=1e-12) @ right
+        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        assert solved and error < 1e-6, (A.shape, error)
+
+
 def test_null_space_of_many_dimensions():
     """A shortest path: potentials off the path are free, and one row is redundant."""
     side = 4
