@@ -11,6 +11,7 @@ from jax.experimental.sparse import BCOO
 from diffqcp import HostQCP, QCPStructureCPU
 
 from .errors import by_part, worst
+from .face import Face
 from .forward import Forward
 from .problems import Problem
 from .reference import Data, Reference
@@ -18,17 +19,21 @@ from .timing import median_seconds, once, peak_megabytes
 
 
 def measure(
-    problem: Problem, forward: Forward, reference: Reference | None
+    problem: Problem,
+    forward: Forward,
+    reference: Reference | None,
+    face: Face | None,
 ) -> dict[str, Any]:
     """Times, memory, and errors where there is a reference.
 
     - `first`: the first VJP of all: structure, symbolic work and compilation.
+    - `first_gradient`: the same, with Clarabel's solve before it.
     - `vjp`, `jvp`: later calls of `qcp.vjp`, `qcp.jvp` with a structure already seen.
     - `vjp_jit`, `jvp_jit`: of a jitted function of all values that builds the QCP too;
       `vjp_compile` is what its first call took.
     - `error`: at Clarabel's solution; `error_exact`: at the reference's.
     """
-    cotangent, direction = functional(problem, reference)
+    cotangent, direction = functional(problem, reference, face)
     dx, zero = jnp.asarray(cotangent), jnp.zeros(problem.m)
     before = peak_megabytes()
 
@@ -44,7 +49,8 @@ def measure(
         return qcp, vjp(qcp)
 
     (qcp, gradient), first = once(start)
-    figures = {"first": first, "vjp": median_seconds(lambda: vjp(qcp))}
+    figures = {"first": first, "first_gradient": first + forward.setup + forward.seconds}
+    figures |= {"vjp": median_seconds(lambda: vjp(qcp))}
     figures["peak_mb"] = peak_megabytes() - before
     tangent = jvp(qcp)
     figures["jvp"] = median_seconds(lambda: jvp(qcp))
@@ -53,6 +59,8 @@ def measure(
         jax.tree.map(lambda a: jnp.isfinite(a).all(), (gradient, tangent))
     )
     figures["finite"] = bool(finite)
+    if face is not None:
+        figures["error"] = face.error(np.asarray(gradient[2]))
     if reference is None:
         return figures
     figures["errors"] = _errors(gradient, tangent, reference)
@@ -70,13 +78,16 @@ def host_qcp(problem: Problem, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> H
     return HostQCP(P, A, problem.q, problem.b, x, y, s, structure)
 
 
-def functional(problem: Problem, reference: Reference | None) -> tuple[np.ndarray, Data]:
-    """The reference's cotangent of `x` and direction of the data, or random ones."""
+def functional(
+    problem: Problem, reference: Reference | None, face: Face | None
+) -> tuple[np.ndarray, Data]:
+    """The truth's cotangent of `x` and direction of the data, or random ones."""
     if reference is not None:
         return reference.cotangent, reference.direction
     rng = np.random.default_rng(1)
     sizes = problem.P.nnz, problem.A.nnz, problem.n, problem.m
-    return rng.normal(size=problem.n), Data(*(rng.normal(size=size) for size in sizes))
+    cotangent = rng.normal(size=problem.n) if face is None else face.cotangent
+    return cotangent, Data(*(rng.normal(size=size) for size in sizes))
 
 
 def _matrices(

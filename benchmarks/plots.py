@@ -21,12 +21,14 @@ _SOLVER = {"color": "gray", "linewidth": 1}
 _COLORS = {
     "moreau exact": "tab:red",
     "moreau smoothed": "tab:orange",
+    "moreau active set": "darkred",
     "diffcp lsqr": "tab:blue",
     "diffcp dense": "tab:cyan",
     "qpax": "tab:green",
     "proxsuite": "tab:purple",
     "qpth": "tab:brown",
     "jaxopt": "tab:pink",
+    "pounce": "tab:olive",
 }
 
 

@@ -74,7 +74,7 @@ def rivals_found(options: argparse.Namespace) -> dict[str, str]:
         if options.rivals is not None and name not in options.rivals.split(","):
             continue
         if rival.installed():
-            found[name] = importlib.metadata.version(rival.package)
+            found[name] = rival.version()
         else:
             found[name] = "not installed: skipped"
     return found
@@ -116,7 +116,7 @@ def run_case(
         if case.family == "maros":
             record["degenerate"] = _stage("degenerate", case, folder, options)
         record["rivals"] = {}
-        if "failed" in record["reference"]:
+        if "failed" in record["reference"] and not record["qp"]:
             return record
         for rival, version in rivals.items():
             if not version.startswith("not installed"):

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from .errors import by_part, worst
+from .face import Face, face
 from .forward import Forward, solve
 from .problems import Case, maros_cases, Problem, suite
 from .reference import differences, Reference, reference
 from .timing import median_seconds, once, peak_megabytes
 
 
-State = tuple[Problem, Forward, Reference | None]
+State = tuple[Problem, Forward, Reference | None, Face | None]
 
 # Beyond, differences of solutions take longer than they are worth.
 _DIFFERENCES_UP_TO = 5000
@@ -61,13 +62,14 @@ def solve_stage(case: Case) -> tuple[dict[str, Any], State]:
         "m": problem.m,
         "nnz_P": problem.P.nnz,
         "nnz_A": problem.A.nnz,
+        "qp": problem.is_qp,
         "forward": forward.report(),
     }
     try:
         truth, seconds = once(lambda: reference(problem, forward.x, forward.y))
     except ArithmeticError as error:
         figures["reference"] = {"failed": str(error)}
-        return figures, (problem, forward, None)
+        return figures, (problem, forward, None, face(problem, forward))
     figures["reference"] = {
         "seconds": seconds,
         "residual": truth.residual,
@@ -84,44 +86,54 @@ def solve_stage(case: Case) -> tuple[dict[str, Any], State]:
             figures["reference"]["differences"] = differences(problem, truth)
         except ArithmeticError as error:
             figures["reference"]["differences_failed"] = str(error)
-    return figures, (problem, forward, truth)
+    return figures, (problem, forward, truth, None)
 
 
 def _later(stage: str, state: State) -> dict[str, Any]:
-    problem, forward, truth = state
+    problem, forward, truth, on_face = state
     if stage == "ours":
         from . import ours
 
-        return ours.measure(problem, forward, truth)
+        return ours.measure(problem, forward, truth, on_face)
     if stage == "degenerate":
         from . import degenerate
 
         return degenerate.measure(problem, forward)
-    return _rival_stage(stage, problem, truth)
+    return _rival_stage(stage, problem, truth or on_face)
 
 
-def _rival_stage(name: str, problem: Problem, truth: Reference | None) -> dict[str, Any]:
-    from .rivals import RIVALS
+def _rival_stage(
+    name: str, problem: Problem, truth: Reference | Face | None
+) -> dict[str, Any]:
+    from .rivals import Prepared, RIVALS
 
     if truth is None:
-        raise ArithmeticError("no reference to compare with")
+        raise ArithmeticError("no truth to compare with")
     rival = RIVALS[name]
     if reason := rival.refuses(problem):
         return {"refused": reason}
     for module in rival.modules:
         importlib.import_module(module)
     before = peak_megabytes()
-    prepared, first = once(lambda: rival.prepare(problem, truth.cotangent))
-    gradient = prepared.collect(prepared.backward())
+
+    def start() -> tuple[Prepared, Any]:
+        prepared = rival.prepare(problem, truth.cotangent)
+        return prepared, prepared.backward()
+
+    (prepared, found), first = once(start)
+    gradient = prepared.collect(found)
     figures = {
-        "forward": prepared.forward,
         "first": first,
         "vjp": median_seconds(prepared.backward),
+        "forward": median_seconds(prepared.forward),
         "peak_mb": peak_megabytes() - before,
-        "errors": by_part(gradient, truth.gradient._asdict()),
-        "solution_error": worst([prepared.x], [truth.x]),
+        "note": rival.note,
     }
-    return figures | {"error": figures["errors"]["qb"], "note": rival.note}
+    if isinstance(truth, Face):
+        return figures | {"error": truth.error(gradient["q"])}
+    errors = by_part(gradient, truth.gradient._asdict())
+    moved = worst([prepared.x], [truth.x])
+    return figures | {"errors": errors, "error": errors["qb"], "solution_error": moved}
 
 
 if __name__ == "__main__":

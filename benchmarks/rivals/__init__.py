@@ -14,6 +14,7 @@ RIVALS: dict[str, Rival] = {
     rival.name: rival
     for rival in (
         Moreau("exact"),
+        Moreau("active set"),
         Moreau("smoothed"),
         Diffcp("lsqr"),
         Diffcp("dense"),

@@ -1,4 +1,5 @@
 import abc
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,16 +13,18 @@ from ..problems import Problem
 class Prepared(NamedTuple):
     """A rival that has solved the problem.
 
-    - `x`: its solution. `forward`: what it took, in seconds.
-    - `backward`: from the solution to the gradient; this is what is timed.
+    - `x`: its solution. `forward`: solves it once more.
+    - `backward`: from the solution to the gradient.
+    - `before`: what had to be done before that, in seconds.
     - `collect`: from what `backward` returns to the gradient with respect to `q` and
       `b`, and to the stored values `P` and `A` where there is one.
     """
 
     x: np.ndarray
-    forward: float
+    forward: Callable[[], Any]
     backward: Callable[[], Any]
     collect: Callable[[Any], dict[str, np.ndarray]]
+    before: float = 0.0
 
 
 class Rival(abc.ABC):
@@ -39,8 +42,14 @@ class Rival(abc.ABC):
     largest: int = 2500
 
     def installed(self) -> bool:
-        """Whether the package is there."""
-        return importlib.util.find_spec(self.package) is not None
+        """Whether all that it imports is there."""
+        packages = {module.partition(".")[0] for module in self.modules}
+        return all(importlib.util.find_spec(package) for package in packages)
+
+    def version(self) -> str:
+        """That of its distribution, which may have another name."""
+        found = importlib.metadata.packages_distributions()[self.package]
+        return importlib.metadata.version(found[0])
 
     @abc.abstractmethod
     def refuses(self, problem: Problem) -> str | None:

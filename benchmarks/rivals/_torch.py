@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from ..problems import Problem
-from ..timing import median_seconds
 from ._base import dense_qp, DenseQP, gradient, Prepared
 
 
@@ -20,7 +19,6 @@ def by_autograd(
     data = DenseQP(*(torch.tensor(part, requires_grad=True) for part in dense))
     used = [k for k, part in enumerate(dense) if part.size]
     x = solve(data)
-    seconds = median_seconds(lambda: solve(data))
     inputs, vector = [data[k] for k in used], torch.tensor(cotangent)[None]
 
     def collect(found: tuple[Any, ...]) -> dict[str, np.ndarray]:
@@ -31,7 +29,7 @@ def by_autograd(
 
     return Prepared(
         x.detach().numpy()[0],
-        seconds,
+        lambda: solve(data),
         lambda: torch.autograd.grad(x, inputs, vector, retain_graph=True),
         collect,
     )

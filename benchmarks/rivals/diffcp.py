@@ -1,5 +1,4 @@
 import importlib
-import time
 from typing import Any
 
 import numpy as np
@@ -40,16 +39,15 @@ class Diffcp(Rival):
     def prepare(self, problem: Problem, cotangent: np.ndarray) -> Prepared:
         diffcp: Any = importlib.import_module("diffcp")
         A, b, c, dims, kept = _linear_objective(problem)
-        started = time.perf_counter()
-        x, y, s, _, adjoint = diffcp.solve_and_derivative(
-            sp.csc_matrix(A),
-            b,
-            c,
-            dims,
-            mode=self.mode,
-            **(_SCS if dims.get("s") else _CLARABEL),
-        )
-        seconds = time.perf_counter() - started
+
+        def solve() -> Any:
+            solver = _SCS if dims.get("s") else _CLARABEL
+            matrix = sp.csc_matrix(A)
+            return diffcp.solve_and_derivative(
+                matrix, b, c, dims, mode=self.mode, **solver
+            )
+
+        x, _, _, _, adjoint = solve()
         dx = np.zeros(c.size)
         dx[: problem.n] = cotangent
         zero = np.zeros(b.size)
@@ -64,7 +62,7 @@ class Diffcp(Rival):
                 "A": np.ravel(back[rows, cols]),
             }
 
-        return Prepared(x[: problem.n], seconds, lambda: adjoint(dx, zero, zero), collect)
+        return Prepared(x[: problem.n], solve, lambda: adjoint(dx, zero, zero), collect)
 
 
 _CLARABEL = {

@@ -1,16 +1,17 @@
 import importlib
-import time
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from ..problems import Problem
-from ._base import entries, Prepared, Rival
+from ._base import entries, only_small_qps, Prepared, Rival
 
 
 class Moreau(Rival):
-    """Moreau's interior-point solver on one CPU thread, in one of its two modes."""
+    """Moreau on one CPU thread: its interior-point solver in one of two modes, or its
+    active-set solver.
+    """
 
     package = "moreau"
     modules = ("moreau",)
@@ -18,9 +19,15 @@ class Moreau(Rival):
     def __init__(self, mode: str):
         self.mode = mode
         self.name = f"moreau {mode}"
-        self.note = f"backward() of the solver that solved, diff_method='{mode}'"
+        self.note = {
+            "exact": "its interior-point solver, diff_method='exact'",
+            "smoothed": "its interior-point solver, diff_method='smoothed'",
+            "active set": "its active-set solver, primal_tol=1e-10",
+        }[mode]
 
     def refuses(self, problem: Problem) -> str | None:
+        if self.mode == "active set":
+            return only_small_qps(problem, self.largest)
         others = [key for key in ("s", "ep", "ed", "p") if problem.dims.get(key)]
         if self.mode == "smoothed" and others:
             return "smoothed: zero, nonnegative and second-order cones only"
@@ -37,17 +44,19 @@ class Moreau(Rival):
             num_exp_cones=dims.get("ep", 0),
             power_alphas=dims.get("p", []),
         )
-        ipm = moreau.IPMSettings(
-            diff_method=self.mode, tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10
-        )
-        settings = moreau.Settings(
-            solver="ipm", device="cpu", enable_grad=True, ipm_settings=ipm
-        )
+        if self.mode == "active set":
+            tight = moreau.ActiveSetSettings(primal_tol=1e-10)
+            chosen = {"solver": "active_set", "active_set_settings": tight}
+        else:
+            tolerances = ("tol_gap_abs", "tol_gap_rel", "tol_feas")
+            tight = moreau.IPMSettings(
+                diff_method=self.mode, **dict.fromkeys(tolerances, 1e-10)
+            )
+            chosen = {"solver": "ipm", "ipm_settings": tight}
+        settings = moreau.Settings(device="cpu", enable_grad=True, **chosen)
         P, A = sp.csr_matrix(problem.full_P), sp.csr_matrix(problem.A)
         solver = moreau.Solver(P, problem.q, A, problem.b, cones, settings)
-        started = time.perf_counter()
         solution = solver.solve()
-        seconds = time.perf_counter() - started
         if str(solver.info.status) not in ("Solved", "AlmostSolved"):
             raise RuntimeError(f"not solved: {solver.info.status}")
 
@@ -64,7 +73,7 @@ class Moreau(Rival):
             }
 
         x = np.ravel(solution.x)
-        return Prepared(x, seconds, lambda: solver.backward(cotangent), collect)
+        return Prepared(x, solver.solve, lambda: solver.backward(cotangent), collect)
 
 
 def _values(matrix: sp.sparray, pattern: sp.csc_array) -> np.ndarray:
