@@ -318,30 +318,62 @@ class Factorisation {
       }
       return;
     }
-    const size_t product = static_cast<size_t>(tall) * wide;
-    work.resize(std::max(work.size(), product + static_cast<size_t>(rank) * wide));
-    double* right = work.data() + product;
-    for (Index k = 0; k < rank; ++k)
+    // Columns of zeros are those of constraints that are not active.
+    Indices kept;
+    for (Index k = 0; k < rank; ++k) {
+      const double* column = block + static_cast<int64_t>(k) * stride;
+      if (std::any_of(column, column + tall, [](double value) { return value != 0; }))
+        kept.push_back(k);
+    }
+    const Index inner = static_cast<Index>(kept.size());
+    if (inner == 0) return;
+    const bool all = inner == rank, direct = consecutive(position, rows + from, tall);
+    const size_t left_size = all ? 0 : static_cast<size_t>(tall) * inner;
+    const size_t right_size = static_cast<size_t>(wide) * inner;
+    work.resize(std::max(work.size(), left_size + right_size +
+                                          (direct ? 0 : static_cast<size_t>(tall) * wide)));
+    double *packed = work.data(), *right = packed + left_size, *change = right + right_size;
+    for (Index k = 0; k < inner; ++k) {
+      const double* column = block + static_cast<int64_t>(kept[k]) * stride;
+      if (!all) std::copy(column, column + tall, packed + static_cast<int64_t>(k) * tall);
       for (Index j = 0; j < wide; ++j)
-        right[static_cast<int64_t>(k) * wide + j] =
-            block[static_cast<int64_t>(k) * stride + j] * d[k];
-    multiply_transposed(tall, wide, rank, 0.0, block, stride, right, wide, work.data(),
-                        tall);
+        right[static_cast<int64_t>(k) * wide + j] = column[j] * d[kept[k]];
+    }
+    const double* left = all ? block : packed;
+    const Index left_stride = all ? stride : tall;
+    if (direct) {
+      double* target = panel + static_cast<int64_t>(rows[from] - begin) * height;
+      return subtract_lower(tall, wide, inner, left, left_stride, right, wide,
+                            target + position[rows[from]], height);
+    }
+    std::fill(change, change + static_cast<size_t>(tall) * wide, 0.0);
+    subtract_lower(tall, wide, inner, left, left_stride, right, wide, change, tall);
     for (Index j = 0; j < wide; ++j) {
       double* column = panel + static_cast<int64_t>(rows[from + j] - begin) * height;
-      const double* update = work.data() + static_cast<int64_t>(j) * tall;
-      for (Index i = j; i < tall; ++i) column[position[rows[from + i]]] += update[i];
+      const double* own = change + static_cast<int64_t>(j) * tall;
+      for (Index i = j; i < tall; ++i) column[position[rows[from + i]]] += own[i];
     }
   }
 
-  // C = beta C - A B'.
-  void multiply_transposed(Index rows, Index cols, Index inner, double beta,
-                           const double* a, Index lda, const double* b, Index ldb,
-                           double* c, Index ldc) const {
+  // Whether these rows follow each other in a panel.
+  static bool consecutive(const Index* position, const Index* rows, Index count) {
+    for (Index i = 1; i < count; ++i)
+      if (position[rows[i]] != position[rows[0]] + i) return false;
+    return true;
+  }
+
+  // C -= A B' in entries (i, j) with i >= j, and in a few above.
+  void subtract_lower(Index rows, Index cols, Index inner, const double* a, Index lda,
+                      const double* b, Index ldb, double* c, Index ldc) const {
+    constexpr Index chunk = 128;
     char none = 'N', transpose = 'T';
-    double minus = -1;
-    gemm_(&none, &transpose, &rows, &cols, &inner, &minus, const_cast<double*>(a), &lda,
-          const_cast<double*>(b), &ldb, &beta, c, &ldc);
+    double minus = -1, one = 1;
+    for (Index start = 0; start < cols; start += chunk) {
+      Index height = rows - start, width = std::min(chunk, cols - start);
+      gemm_(&none, &transpose, &height, &width, &inner, &minus,
+            const_cast<double*>(a) + start, &lda, const_cast<double*>(b) + start, &ldb,
+            &one, c + start * (int64_t{ldc} + 1), &ldc);
+    }
   }
 
   // The dense factorisation of the columns start .. end of a panel, in halves: the second
@@ -358,8 +390,8 @@ class Factorisation {
         for (Index j = 0; j < wide; ++j)
           work[static_cast<int64_t>(k) * wide + j] =
               left[static_cast<int64_t>(k) * height + j] * d[start + k];
-      multiply_transposed(height - middle, wide, rank, 1.0, left, height, work.data(), wide,
-                          panel + static_cast<int64_t>(middle) * height + middle, height);
+      subtract_lower(height - middle, wide, rank, left, height, work.data(), wide,
+                     panel + static_cast<int64_t>(middle) * height + middle, height);
       return eliminate(panel, height, middle, end, begin, shift, d, work);
     }
     double scaled[kBlock];
