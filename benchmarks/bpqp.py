@@ -105,11 +105,14 @@ def pulled(
     )
 
 
-def as_solver(problem: Problem, cotangent: np.ndarray) -> Prepared:
+def as_solver(
+    problem: Problem, cotangent: np.ndarray, forward: Any = diffqcp.Clarabel()
+) -> Prepared:
     """`diffqcp.QCPSolver` with its defaults, but that it believes its solver."""
     P, A = BCOO.from_scipy_sparse(problem.P), BCOO.from_scipy_sparse(problem.A)
     structure = diffqcp.QCPStructureCPU(P, A, problem.dims, psd_order="upper")
-    solver = diffqcp.QCPSolver(structure, polish=False, throw=False)
+    options = {"forward": forward, "polish": False, "throw": False}
+    solver = diffqcp.QCPSolver(structure, **options)
     data = P.data, A.data, jnp.asarray(problem.q), jnp.asarray(problem.b)
 
     def solution(P_values: Any, A_values: Any, q: Any, b: Any) -> Any:
@@ -118,6 +121,13 @@ def as_solver(problem: Problem, cotangent: np.ndarray) -> Prepared:
         return solver(P_matrix, A_matrix, q, b).x
 
     return pulled(problem, cotangent, data, solution)
+
+
+def by_moreau(problem: Problem, cotangent: np.ndarray) -> Prepared:
+    """The same by another forward solver."""
+    from diffqcp.forward.moreau import Moreau
+
+    return as_solver(problem, cotangent, Moreau(tol=1e-10))
 
 
 def as_qp(problem: Problem, cotangent: np.ndarray) -> Prepared:
@@ -155,6 +165,7 @@ def as_program(problem: Problem, cotangent: np.ndarray) -> Prepared:
 OURS = {
     "diffqcp, solve_qp": as_qp,
     "diffqcp, QCPSolver": as_solver,
+    "diffqcp, QCPSolver by moreau": by_moreau,
     "diffqcp, Program.at": as_program,
 }
 
