@@ -105,13 +105,11 @@ def pulled(
     )
 
 
-def as_solver(
-    problem: Problem, cotangent: np.ndarray, forward: Any = diffqcp.Clarabel()
-) -> Prepared:
+def as_solver(problem: Problem, cotangent: np.ndarray, forward: Any = None) -> Prepared:
     """`diffqcp.QCPSolver` with its defaults, but that it believes its solver."""
     P, A = BCOO.from_scipy_sparse(problem.P), BCOO.from_scipy_sparse(problem.A)
     structure = diffqcp.QCPStructureCPU(P, A, problem.dims, psd_order="upper")
-    options = {"forward": forward, "polish": False, "throw": False}
+    options = {"forward": forward or diffqcp.Clarabel(), "polish": False, "throw": False}
     solver = diffqcp.QCPSolver(structure, **options)
     data = P.data, A.data, jnp.asarray(problem.q), jnp.asarray(problem.b)
 

@@ -48,8 +48,8 @@ class Rival(abc.ABC):
 
     def version(self) -> str:
         """That of its distribution, which may have another name."""
-        found = importlib.metadata.packages_distributions()[self.package]
-        return importlib.metadata.version(found[0])
+        found = importlib.metadata.packages_distributions().get(self.package)
+        return importlib.metadata.version(found[0] if found else self.package)
 
     @abc.abstractmethod
     def refuses(self, problem: Problem) -> str | None:
