@@ -13,7 +13,7 @@
 
 #include "bipartite.hpp"
 #include "lapack.hpp"
-#include "refine.hpp"
+#include "shift.hpp"
 
 namespace diffqcp {
 

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "../parallel.hpp"
-#include "../refine.hpp"
+#include "../shift.hpp"
 #include "common.hpp"
 #include "derivatives.hpp"
 
