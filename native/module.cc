@@ -40,7 +40,7 @@ void write(const std::vector<double>& from, int start, int stride, const Index* 
            ffi::AnyBuffer& to, int64_t offset, Index count) {
   const auto copy = [&](auto* out) {
     for (Index k = 0; k < count; ++k)
-      out[order[k]] = from[static_cast<size_t>(k) * stride + start];
+      out[order == nullptr ? k : order[k]] = from[static_cast<size_t>(k) * stride + start];
   };
   if (to.element_type() == ffi::F32)
     copy(to.typed_data<float>() + offset);
@@ -245,6 +245,44 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
   return ffi::Error::Success();
 }
 
+// The eigenvalues of symmetric matrices, and the eigenvectors as rows. Both are NaN where a
+// matrix is not finite.
+ffi::Error eigh(ffi::ThreadPool pool, Numbers matrices, ffi::Result<ffi::AnyBuffer> values,
+                ffi::Result<ffi::AnyBuffer> vectors) {
+  const auto dims = matrices.dimensions(), short_dims = values->dimensions();
+  const size_t axes = dims.size();
+  constexpr int64_t largest = 46340;  // whose square is below 2^31
+  bool fits = axes >= 2 && dims[axes - 1] == dims[axes - 2] &&
+              dims[axes - 1] <= largest && real(matrices) &&
+              real(*values) && real(*vectors) && short_dims.size() == axes - 1 &&
+              std::equal(short_dims.begin(), short_dims.end(), dims.begin()) &&
+              vectors->dimensions().size() == axes &&
+              std::equal(dims.begin(), dims.end(), vectors->dimensions().begin());
+  if (!fits)
+    return ffi::Error::InvalidArgument(
+        "eigh: expected symmetric matrices of an order of at most 46340");
+  const Index n = static_cast<Index>(dims[axes - 1]), entries = n * n;
+  parallel(pool, items(short_dims), [&](int64_t item) {
+    std::vector<double> matrix(entries), eigenvalues(n);
+    read(matrices, item * entries, entries, nullptr, matrix.data());
+    const bool finite = std::all_of(matrix.begin(), matrix.end(),
+                                    [](double entry) { return std::isfinite(entry); });
+    if (!finite || !lapack.eigenvectors(n, matrix.data(), eigenvalues.data())) {
+      std::fill(matrix.begin(), matrix.end(), std::nan(""));
+      std::fill(eigenvalues.begin(), eigenvalues.end(), std::nan(""));
+    }
+    write(eigenvalues, 0, 1, nullptr, *values, item * n, n);
+    write(matrix, 0, 1, nullptr, *vectors, item * entries, entries);
+  });
+  return ffi::Error::Success();
+}
+
+XLA_FFI_DEFINE_HANDLER(kEigh, Guarded<eigh>::call,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<Numbers>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>());
 XLA_FFI_DEFINE_HANDLER(kFactorise, Guarded<factorise>::call,
                        ffi::Ffi::Bind()
                            .Ctx<ffi::ThreadPool>()
@@ -317,8 +355,8 @@ PyObject* handlers(PyObject*, PyObject*) {
     return PyCapsule_New(reinterpret_cast<void*>(handler), "xla._CUSTOM_CALL_TARGET",
                          nullptr);
   };
-  return Py_BuildValue("{sNsN}", "factorise", capsule(kFactorise), "solve",
-                       capsule(kSolve));
+  return Py_BuildValue("{sNsNsN}", "factorise", capsule(kFactorise), "solve",
+                       capsule(kSolve), "eigh", capsule(kEigh));
 }
 
 // Those of calls that an executable keeps, and the type of what it keeps.

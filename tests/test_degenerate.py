@@ -381,8 +381,8 @@ def test_units_do_not_count(solver):
 
 
 def test_linear_programs():
-    """Without P: K^+ is that of the active rows of A, which have any rank, null vectors on
-    both sides, rows and columns in any units, and singular values near those that are zero.
+    """Without P: K^+ is that of the active rows of A, which have any rank, null vectors
+    on both sides, rows and columns in any units, and small singular values.
     """
     n, m = 6, 9
     solve = with_values(n, m, SparseLDL())
@@ -415,8 +415,8 @@ def test_linear_programs():
 
 
 def test_what_is_not_null_stays():
-    """Rows of very different sizes and a right-hand side that is not in the range, and one
-    that has next to nothing of a small eigenvalue: neither is taken for a drift.
+    """Rows of very different sizes and a right-hand side that is not in the range, and
+    one that has next to nothing of a small eigenvalue: neither is taken for a drift.
     """
     tall = np.outer([-2, 3, -2, 0, 1, -2, 3], [3.0, 3, -1, 2])
     tall += 2.0**-24 * np.outer([-3, 3, -3, 1, 0, 0, -2], [3, 1, -2, -2])
@@ -429,9 +429,7 @@ def test_what_is_not_null_stays():
         lam = (np.arange(m) < active).astype(float)
         K, vector = dense_K(np.zeros((n, n)), A, lam), rng.normal(size=n + m)
         right = K @ vector if consistent else vector
-        found, solved = with_values(n, m, SparseLDL())(
-            np.zeros((n, n)), A, lam, right
-        )
+        found, solved = with_values(n, m, SparseLDL())(np.zeros((n, n)), A, lam, right)
         expected = np.linalg.pinv(K, rcond=1e-12) @ right
         error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
         assert solved and error < 1e-6, (A.shape, error)

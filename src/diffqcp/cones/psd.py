@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
+from .._eigh import eigh
 from ._base import AbstractCone, AbstractEigenvectors, ConeJacobian
 from ._central import divided_difference
 
@@ -103,7 +104,7 @@ class PSDCone(AbstractCone):
 
     def project(self, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """Negative eigenvalues replaced by zero."""
-        values, basis = jnp.linalg.eigh(unpack(v, self.size, self.order))
+        values, basis = eigh(unpack(v, self.size, self.order))
         kept = basis * jnp.maximum(values, 0)[None, :]
         return pack(jnp.matmul(kept, basis.T, precision="highest"), self.order)
 
@@ -116,7 +117,7 @@ class PSDCone(AbstractCone):
         Sendov, "Clarke generalized Jacobian of the projection onto the cone of positive
         semidefinite matrices", Set-Valued Analysis 14, 2006.)
         """
-        values, basis = jnp.linalg.eigh(unpack(v, self.size, self.order))
+        values, basis = eigh(unpack(v, self.size, self.order))
         rows, cols = triangle(self.size, self.order)
         high = jnp.maximum(values[rows], values[cols])
         low = jnp.minimum(values[rows], values[cols])
@@ -128,7 +129,7 @@ class PSDCone(AbstractCone):
 
     def smoothed_jacobian(self, v: Float[Array, " d"], mu: ScalarLike) -> ConeJacobian:
         """`-log det` is the barrier."""
-        values, basis = jnp.linalg.eigh(unpack(v, self.size, self.order))
+        values, basis = eigh(unpack(v, self.size, self.order))
         rows, cols = triangle(self.size, self.order)
         eigenvalues = divided_difference(values[rows], values[cols], mu)
         return ConeJacobian(eigenvalues, PSDEigenvectors(basis, self.order))
@@ -170,7 +171,7 @@ def _second_differential(
     alone is negative, `-c / ((a - c) (b - c))`.
     """
     (v, dv), (change, ddv) = primals, tangents
-    values, basis = jnp.linalg.eigh(unpack(v, cone.size, cone.order))
+    values, basis = eigh(unpack(v, cone.size, cone.order))
     rotate = PSDEigenvectors(basis, cone.order)
 
     def in_basis(vector):

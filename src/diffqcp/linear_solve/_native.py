@@ -9,8 +9,8 @@ from ._factorisation import AbstractFactorisation, all_at_least
 from ._quasidefinite import Outcome, Tolerances
 
 
-for _name, _handler in handlers().items():
-    jax.ffi.register_ffi_target(f"diffqcp_ldl_{_name}", _handler, platform="cpu")
+for _name in ("factorise", "solve"):
+    jax.ffi.register_ffi_target(f"diffqcp_ldl_{_name}", handlers()[_name], platform="cpu")
 
 
 # Words behind the shift, which follows the inverse pivots: of four numbers.

@@ -1,0 +1,48 @@
+"""Eigenvectors of symmetric matrices.
+
+On CPUs, JAX divides a batch of them into tasks for its threads and waits on one of these
+threads. A program that computes two batches at the same time may wait forever (seen with
+jaxlib 0.10.2 on two cores). The extension waits for no thread that is not at work, so it
+is called there, if it has been compiled.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+try:
+    from ._ldl import handlers
+except ImportError:
+    _compiled = False
+else:
+    _compiled = True
+    jax.ffi.register_ffi_target("diffqcp_eigh", handlers()["eigh"], platform="cpu")
+
+
+@jax.custom_jvp
+def eigh(
+    matrix: Float[Array, "size size"],
+) -> tuple[Float[Array, " size"], Float[Array, "size size"]]:
+    """As `jnp.linalg.eigh`: ascending eigenvalues, and eigenvectors in columns."""
+    known = matrix.dtype in (np.float32, np.float64)
+    if not (_compiled and known and jax.default_backend() == "cpu"):
+        return _eigh_of_jax(matrix)
+    results = (
+        jax.ShapeDtypeStruct(matrix.shape[:1], matrix.dtype),
+        jax.ShapeDtypeStruct(matrix.shape, matrix.dtype),
+    )
+    call = jax.ffi.ffi_call("diffqcp_eigh", results, vmap_method="expand_dims")
+    values, rows = call(matrix)
+    return values, rows.T
+
+
+@eigh.defjvp
+def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple:
+    return jax.jvp(_eigh_of_jax, primals, tangents)
+
+
+def _eigh_of_jax(matrix: Array) -> tuple[Array, Array]:
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors
