@@ -499,8 +499,8 @@ def test_eigenvectors(dtype):
         np.testing.assert_allclose(values, expected, rtol=0, atol=limit)
         left = matrix @ np.asarray(basis) - basis * values[:, None, :]
         assert np.abs(left).max(initial=0) < limit
-    change = np.eye(30, dtype=dtype)
-    slope = jax.jvp(lambda matrix: eigh(matrix)[0], (matrix[0],), (change,))[1]
+    first, change = jnp.asarray(matrix[0]), jnp.eye(30, dtype=dtype)
+    slope = jax.jvp(lambda matrix: eigh(matrix)[0], (first,), (change,))[1]
     np.testing.assert_allclose(slope, np.ones(30), atol=close)
     matrix[3, 4, 5] = np.nan
     wrong = [np.isnan(part).any(axis=-1) for part in jax.vmap(eigh)(matrix)]
