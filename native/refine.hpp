@@ -353,9 +353,9 @@ class Refinement {
   }
 
   // Iteration (1) for a singular K. A drift along the null space does not count as long as it
-  // is small, and is taken off a correction. If r need not be in the range it
-  // has to be that of rounding errors: a larger one is that of r, and the errors of the
-  // factors carry it elsewhere. Where (1) is slow, corrections are those of (5).
+  // is small, and is taken off a correction. If r need not be in the range it has to be that
+  // of rounding errors: a larger one is that of r, and the errors of the factors carry it
+  // elsewhere. Where (1) is slow, corrections are those of (5).
   void refine_consistent(int steps, const Tolerances& tolerances, bool consistent,
                          const std::vector<double>& r, std::vector<double>& z,
                          Outcome* outcome) const {

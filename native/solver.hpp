@@ -45,6 +45,24 @@ struct Factor {
   }
 };
 
+// Factorises K' + E, and returns what is known of K' then. The error is infinite if small
+// eigenvalues of K, which are far smaller ones of K', may pass for zero.
+inline Refinement::Rank factorise_parts(const Factorisation& factorisation,
+                                        const Bipartite& pair, const double* values,
+                                        const Factor& factor) {
+  factorisation.factorise(pair.values(), factor.shift, factor.panels, factor.inverse);
+  const auto refinement = [&](const double* values) {
+    return Refinement(factorisation, values, factor.panels, factor.inverse, factor.shift);
+  };
+  Refinement::Rank rank = refinement(pair.values()).rank(false);
+  if (!rank.singular || !rank.accurate()) return rank;
+  const std::vector<double> part = refinement(pair.values()).random_null_vector(rank);
+  rank = refinement(pair.values()).sure(rank, part);
+  if (rank.slow() || !refinement(values).is_null(pair.upper(part)))
+    rank.error = std::numeric_limits<double>::infinity();
+  return rank;
+}
+
 // Factorises K + E, or K' + E if K is bipartite and singular, and returns whether what has
 // been factorised is singular. The shift to start from is where the factor has its own.
 inline bool factorise(const Pattern& K, const Lapack& lapack, const double* values,
@@ -68,20 +86,8 @@ inline bool factorise(const Pattern& K, const Lapack& lapack, const double* valu
     }
     if (pair.is()) {
       std::copy(start.begin(), start.end(), factor.shift);
-      factorisation.factorise(pair.values(), factor.shift, factor.panels, factor.inverse);
-      const auto refinement = [&](const double* values) {
-        return Refinement(factorisation, values, factor.panels, factor.inverse,
-                          factor.shift);
-      };
-      Refinement::Rank rank = refinement(pair.values()).rank(false);
-      bool sure = rank.accurate();
-      if (sure && rank.singular) {
-        const auto part = refinement(pair.values()).random_null_vector(rank);
-        rank = refinement(pair.values()).sure(rank, part);
-        // Small eigenvalues of K are far smaller ones of K'.
-        sure = !rank.slow() && refinement(values).is_null(pair.upper(part));
-      }
-      if (sure) {
+      const Refinement::Rank rank = factorise_parts(factorisation, pair, values, factor);
+      if (rank.accurate()) {
         factor.keep(rank, pair.delta());
         return rank.singular;
       }
