@@ -150,6 +150,9 @@ class Solver {
       refine<C>(values, factor, rank, tolerances, r, outcome);
     }
     for (int c = 0; c < C; ++c) {
+      if ((rank.singular || factor.delta() > 0) &&
+          !is_least(values, column<C>(right, c), column<C>(r, c)))
+        outcome[c].error = std::numeric_limits<double>::infinity();
       if (tolerances.well_posed || !tolerances.missed(outcome[c].error)) continue;
       std::vector<double> single = column<C>(right, c);
       if (!Refinement::finite(single)) continue;
@@ -158,6 +161,7 @@ class Solver {
       });
       if (spectrum == nullptr || !spectrum->known()) continue;
       spectrum->solve(single);
+      if (!is_least(values, column<C>(right, c), single)) continue;
       put<C>(single, r, c);
       outcome[c].error = tolerances.tolerance;
     }
@@ -212,6 +216,22 @@ class Solver {
       tolerances.tolerance = tolerance / std::max(excess[0], excess[1]);
     }
     return pair.join(both);
+  }
+
+  // Whether z is a least-squares solution of K z = r: K (r - K z) is small. That is known if
+  // there is no null space, but what passes for one need not be one.
+  bool is_least(const double* values, const std::vector<double>& r,
+                const std::vector<double>& z) const {
+    constexpr double small = 1e-6;
+    const Factorisation factorisation(K_, lapack_.gemm);
+    std::vector<double> rest(K_.n), normal(K_.n);
+    factorisation.multiply<1>(values, z.data(), rest.data());
+    for (Index k = 0; k < K_.n; ++k) rest[k] = r[k] - rest[k];
+    factorisation.multiply<1>(values, rest.data(), normal.data());
+    double largest = 0;
+    for (Index e = 0; e < K_.entries; ++e) largest = std::max(largest, std::abs(values[e]));
+    const double whole = largest * std::sqrt(NullSpace::dot(r, r));
+    return std::sqrt(NullSpace::dot(normal, normal)) <= small * whole;
   }
 
   // One of interleaved vectors.
