@@ -19,12 +19,9 @@ from .timing import median_seconds, once, peak_megabytes
 
 
 def measure(
-    problem: Problem,
-    forward: Forward,
-    reference: Reference | None,
-    face: Face | None,
+    problem: Problem, forward: Forward, truth: Reference | Face | None
 ) -> dict[str, Any]:
-    """Times, memory, and errors where there is a reference.
+    """Times, memory, and errors where the truth is known.
 
     - `first`: the first VJP of all: structure, symbolic work and compilation.
     - `first_gradient`: the same, with Clarabel's solve before it.
@@ -33,7 +30,7 @@ def measure(
       `vjp_compile` is what its first call took.
     - `error`: at Clarabel's solution; `error_exact`: at the reference's.
     """
-    cotangent, direction = functional(problem, reference, face)
+    cotangent, direction = functional(problem, truth)
     dx, zero = jnp.asarray(cotangent), jnp.zeros(problem.m)
     before = peak_megabytes()
 
@@ -59,13 +56,13 @@ def measure(
         jax.tree.map(lambda a: jnp.isfinite(a).all(), (gradient, tangent))
     )
     figures["finite"] = bool(finite)
-    if face is not None:
-        figures["error"] = face.error(np.asarray(gradient[2]))
-    if reference is None:
+    if isinstance(truth, Face):
+        figures["error"] = truth.error(np.asarray(gradient[2]))
+    if not isinstance(truth, Reference):
         return figures
-    figures["errors"] = _errors(gradient, tangent, reference)
-    exact = host_qcp(problem, reference.x, reference.y, reference.s)
-    figures["errors_exact"] = _errors(vjp(exact), jvp(exact), reference)
+    figures["errors"] = _errors(gradient, tangent, truth)
+    exact = host_qcp(problem, truth.x, truth.y, truth.s)
+    figures["errors_exact"] = _errors(vjp(exact), jvp(exact), truth)
     figures["error"] = max(figures["errors"].values())
     figures["error_exact"] = max(figures["errors_exact"].values())
     return figures
@@ -79,14 +76,14 @@ def host_qcp(problem: Problem, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> H
 
 
 def functional(
-    problem: Problem, reference: Reference | None, face: Face | None
+    problem: Problem, truth: Reference | Face | None
 ) -> tuple[np.ndarray, Data]:
     """The truth's cotangent of `x` and direction of the data, or random ones."""
-    if reference is not None:
-        return reference.cotangent, reference.direction
+    if isinstance(truth, Reference):
+        return truth.cotangent, truth.direction
     rng = np.random.default_rng(1)
     sizes = problem.P.nnz, problem.A.nnz, problem.n, problem.m
-    cotangent = rng.normal(size=problem.n) if face is None else face.cotangent
+    cotangent = rng.normal(size=problem.n) if truth is None else truth.cotangent
     return cotangent, Data(*(rng.normal(size=size) for size in sizes))
 
 

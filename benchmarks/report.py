@@ -40,7 +40,8 @@ def main() -> None:
         mpc = f"results-mpc.{options.format}"
         draw_family([r for r in generated if r["family"] == "mpc"], images / mpc)
         parts.append(f"![MPC](images/{mpc})\n")
-    names = [name for name, state in results["rivals"].items() if "not" not in state]
+    rivals = results["rivals"].items()
+    names = [name for name, state in rivals if not state.startswith("not installed")]
     parts += [_yardstick(generated), _accuracy(generated), _comparison(generated, names)]
     parts.append(_first_calls(generated, names))
     if maros:

@@ -20,7 +20,7 @@ from .reference import differences, Reference, reference
 from .timing import median_seconds, once, peak_megabytes
 
 
-State = tuple[Problem, Forward, Reference | None, Face | None]
+State = tuple[Problem, Forward, Reference | Face | None]
 
 # Beyond, differences of solutions take longer than they are worth.
 _DIFFERENCES_UP_TO = 5000
@@ -69,7 +69,7 @@ def solve_stage(case: Case) -> tuple[dict[str, Any], State]:
         truth, seconds = once(lambda: reference(problem, forward.x, forward.y))
     except ArithmeticError as error:
         figures["reference"] = {"failed": str(error)}
-        return figures, (problem, forward, None, face(problem, forward))
+        return figures, (problem, forward, face(problem, forward))
     figures["reference"] = {
         "seconds": seconds,
         "residual": truth.residual,
@@ -86,20 +86,20 @@ def solve_stage(case: Case) -> tuple[dict[str, Any], State]:
             figures["reference"]["differences"] = differences(problem, truth)
         except ArithmeticError as error:
             figures["reference"]["differences_failed"] = str(error)
-    return figures, (problem, forward, truth, None)
+    return figures, (problem, forward, truth)
 
 
 def _later(stage: str, state: State) -> dict[str, Any]:
-    problem, forward, truth, on_face = state
+    problem, forward, truth = state
     if stage == "ours":
         from . import ours
 
-        return ours.measure(problem, forward, truth, on_face)
+        return ours.measure(problem, forward, truth)
     if stage == "degenerate":
         from . import degenerate
 
         return degenerate.measure(problem, forward)
-    return _rival_stage(stage, problem, truth or on_face)
+    return _rival_stage(stage, problem, truth)
 
 
 def _rival_stage(
