@@ -10,10 +10,13 @@
 namespace diffqcp {
 
 // The projection of a point, resolved: the unit directions of p and of v - p, and the
-// logarithm of the curvature of the boundary at p.
+// logarithm of the curvature of the boundary at p. Any two will do in the cone and in its
+// polar.
 struct BoundaryProjection {
   bool inside = false, polar = false;
-  double primal[3] = {}, normal[3] = {}, log_curvature = 0;
+  double primal[3] = {1, 0, 0}, normal[3] = {0, 1, 0}, log_curvature = 0;
+
+  bool bounded() const { return !inside && !polar; }
 };
 
 inline double dot3(const double* a, const double* b) {
@@ -33,23 +36,32 @@ inline void make_unit(double* v) {
 inline double safe_log(double value) { return std::log(std::max(value, DBL_MIN)); }
 
 // The zero in [low, high] of a function that changes sign from - to + there: Newton's
-// method, with a bisection wherever its step leaves the bracket or does not halve the step
-// before it. `function(x, slope)` returns the value.
+// method, with a bisection wherever its step leaves the bracket, by more than rounding
+// errors, or does not halve the step before it. The bisection is one of asinh(x), since
+// brackets may be wide by orders of magnitude. `function(x, slope)` returns the value.
 template <typename Function>
 double increasing_root(const Function& function, double low, double high) {
-  double x = (low + high) / 2, step = high - low;
-  for (int count = 0;
-       std::abs(step) > 2 * DBL_EPSILON * std::max(std::abs(x), 1.0) && count < 300;
-       ++count) {
+  const auto middle = [&] { return std::sinh((std::asinh(low) + std::asinh(high)) / 2); };
+  double x = middle(), step = high - low, newton = 0;
+  for (int count = 0; count < 300; ++count) {
     double slope;
     const double value = function(x, &slope);
     if (value < 0) low = x;
     if (value > 0) high = x;
-    const double newton = -value / (slope == 0 ? 1 : slope);
-    const bool inside = x + newton > low && x + newton < high && slope != 0;
+    const double rounding = 2 * DBL_EPSILON * std::max(std::abs(x), 1.0);
+    const double before = newton;  // zero after a bisection
+    newton = value == 0 ? 0 : -value / slope;
+    const bool inside = x + newton >= low - rounding && x + newton <= high + rounding;
     const bool taken = inside && 2 * std::abs(newton) <= std::abs(step);
-    step = value == 0 ? 0 : taken ? newton : (low + high) / 2 - x;
+    if (!taken) newton = 0;
+    step = (taken ? std::min(std::max(x + newton, low), high) : middle()) - x;
     x += step;
+    if (!(std::abs(step) > rounding)) break;
+    // Where the method converges quadratically, the next step is about step^3 / before^2.
+    // Before that, steps may be as long as the bracket, and say nothing.
+    const double ratio = std::abs(newton / before);
+    const bool settled = taken && std::abs(before) < 1 && ratio < 1e-2;
+    if (settled && std::abs(newton) * ratio * ratio <= rounding / 2) break;
   }
   return x;
 }

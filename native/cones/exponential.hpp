@@ -17,6 +17,7 @@ class ExponentialCone final : public Boundary<ExponentialCone> {
     BoundaryProjection found;
     found.inside = z > 0 && y > 0 && x <= y * (safe_log(z) - safe_log(y));
     found.polar = z < 0 && x > 0 && y <= x * (safe_log(-z) - safe_log(x) + 1);
+    if (!found.bounded()) return found;
     if (x <= 0 && y <= 0) {
       const bool upper = z > 0, downward = upper || (y == 0 && z == 0);
       const double ray[3] = {upper ? x : -1, 0, upper ? z : 0};

@@ -26,31 +26,36 @@ class PowerCone final : public Boundary<PowerCone> {
     found.inside = v[0] >= 0 && v[1] >= 0 && (mean(inner) >= log_z || v[2] == 0);
     found.polar = v[0] <= 0 && v[1] <= 0 && (mean(outer) >= log_z || v[2] == 0);
 
-    // log((x, y) / r) for w = log(r / (|z0| - r)).
-    const auto ratios = [&](double w, double (&logs)[2]) {
-      const double log_r = log_z + log_sigmoid(w), log_rest = log_z + log_sigmoid(-w);
-      for (int k = 0; k < 2; ++k) {
-        const double log_m = log_weights_[k] + log_r + log_rest;
-        const double half =
-            (std::abs(v[k]) + std::sqrt(v[k] * v[k] + 4 * std::exp(log_m))) / 2;
-        // Where exp(log_m) underflows, half is |x0|, which may be zero.
-        const double log_half = std::max(safe_log(half), log_m / 2);
-        // The larger root of x^2 - x0 x - m, or else the smaller one without cancellation.
-        logs[k] = v[k] >= 0 ? log_half - log_r : log_weights_[k] + log_rest - log_half;
-      }
-    };
+    if (!found.bounded()) return found;
+
+    // log((x, y) / r) for w = log(r / (|z0| - r)), whose mean is to be zero.
+    double logs[2];
     const auto equation = [&](double w, double* slope) {
-      double logs[2];
-      ratios(w, logs);
-      const double shares[2] = {sigmoid(log_weights_[0] - w - 2 * logs[0]),
-                                sigmoid(log_weights_[1] - w - 2 * logs[1])};
-      const double of_r = sigmoid(w), of_rest = sigmoid(-w);
+      const double decay = std::exp(-std::abs(w)), log_less = -std::log1p(decay);
+      const double log_r = log_z + std::min(w, 0.0) + log_less;
+      const double log_rest = log_z + std::min(-w, 0.0) + log_less;
+      const double of_r = (w > 0 ? 1 : decay) / (1 + decay);
+      const double of_rest = (w > 0 ? decay : 1) / (1 + decay);
+      double shares[2];
+      for (int k = 0; k < 2; ++k) {
+        const double m = weights_[k] * (v[2] * of_r) * (v[2] * of_rest);
+        const double log_m = log_weights_[k] + log_r + log_rest;
+        const double half = (std::abs(v[k]) + std::sqrt(v[k] * v[k] + 4 * m)) / 2;
+        // Where m underflows, half is |x0|, which may be zero.
+        const double log_half = std::max(safe_log(half), log_m / 2);
+        const double share = m > DBL_MIN ? m / (half * half + m)
+                                         : 1 / (1 + std::exp(2 * log_half - log_m));
+        // The larger root of x^2 - x0 x - m, or else the smaller one without cancellation.
+        const bool larger = v[k] >= 0;
+        logs[k] = larger ? log_half - log_r : log_weights_[k] + log_rest - log_half;
+        shares[k] = larger ? share : 1 - share;
+      }
       *slope = of_rest - (of_rest - of_r) * mean(shares);
       return -mean(logs);
     };
-    // r from |z0| exp(-1e6) to |z0| (1 - exp(-1e3)): beyond, p is on a face or v in K.
-    double logs[2];
-    ratios(increasing_root(equation, -1e6, 1e3), logs);
+    // r from |z0| exp(-1e6) to |z0| (1 - exp(-1e6)): beyond, p is on a face or v in K.
+    double slope;
+    equation(increasing_root(equation, -1e6, 1e6), &slope);
     const double product = logs[0] + logs[1];
     const double log_ray[3] = {logs[0], logs[1], 0};
     const double log_normal[3] = {log_weights_[0] + logs[1], log_weights_[1] + logs[0],
@@ -92,11 +97,6 @@ class PowerCone final : public Boundary<PowerCone> {
   }
 
  private:
-  static double sigmoid(double w) { return 1 / (1 + std::exp(-w)); }
-  static double log_sigmoid(double w) {
-    return std::min(w, 0.0) - std::log1p(std::exp(-std::abs(w)));
-  }
-
   // exp(logs) scaled to norm one, and the logarithm of its norm.
   static double exp_scaled(const double* logs, double* scaled) {
     const double largest = std::max(std::max(logs[0], logs[1]), logs[2]);

@@ -29,7 +29,7 @@ class BoundaryProjection(NamedTuple):
     """The projection of a point onto a three-dimensional cone, resolved.
 
     - `inside`, `polar`: whether the point lies in the cone, in its polar cone.
-    - `primal`, `normal`: the directions `ph` and `dh`.
+    - `primal`, `normal`: the directions `ph` and `dh`; any two in these cones.
     - `log_curvature`: `log(c)`.
     """
 
@@ -93,32 +93,45 @@ def increasing_root(
 ) -> Float[Array, ""]:
     """The zero in `[low, high]` of a function that changes sign from - to + there.
 
-    Newton's method, with a bisection wherever its step leaves the bracket or does not
-    halve the step before it. `function` returns the value and the slope. If there is
-    no sign change, the end of the bracket nearest to one.
+    Newton's method, with a bisection wherever its step leaves the bracket, by more than
+    rounding errors, or does not halve the step before it. The bisection is one of
+    `asinh(x)`, since brackets may be wide by orders of magnitude. `function` returns the
+    value and the slope. If there is no sign change, the end of the bracket nearest to
+    one.
     """
     eps = jnp.finfo(low.dtype).eps
 
+    def middle(low, high):
+        return jnp.sinh((jnp.arcsinh(low) + jnp.arcsinh(high)) / 2)
+
     def unfinished(state):
-        low, high, x, step, count = state
-        return (jnp.abs(step) > 2 * eps * jnp.maximum(jnp.abs(x), 1)) & (count < 300)
+        *_, finished, count = state
+        return ~finished & (count < 300)
 
     def body(state):
-        low, high, x, step, count = state
+        low, high, x, step, before, _, count = state
         value, slope = function(x)
         low = jnp.where(value < 0, x, low)
         high = jnp.where(value > 0, x, high)
-        newton = -value / jnp.where(slope == 0, 1, slope)
-        bisection = (low + high) / 2 - x
-        inside = (x + newton > low) & (x + newton < high) & (slope != 0)
-        step = jnp.where(
-            inside & (2 * jnp.abs(newton) <= jnp.abs(step)), newton, bisection
-        )
-        step = jnp.where(value == 0, 0, step)
-        return low, high, x + step, step, count + 1
+        rounding = 2 * eps * jnp.maximum(jnp.abs(x), 1)
+        newton = jnp.where(value == 0, 0, -value / jnp.where(slope == 0, 1, slope))
+        inside = (x + newton >= low - rounding) & (x + newton <= high + rounding)
+        inside &= (slope != 0) | (value == 0)
+        taken = inside & (2 * jnp.abs(newton) <= jnp.abs(step))
+        step = jnp.where(taken, jnp.clip(x + newton, low, high), middle(low, high)) - x
+        # Where the method converges quadratically, the next step is about
+        # step^3 / before^2. Before that, steps may be as long as the bracket, and say
+        # nothing. `before` is zero after a bisection.
+        ratio = jnp.abs(newton / jnp.where(before == 0, 1, before))
+        settled = taken & (before != 0) & (jnp.abs(before) < 1) & (ratio < 1e-2)
+        small = settled & (jnp.abs(newton) * ratio**2 <= rounding / 2)
+        # Also where it is NaN.
+        finished = ~(jnp.abs(step) > rounding) | small
+        return low, high, x + step, step, jnp.where(taken, newton, 0), finished, count + 1
 
-    def search(_, middle):
-        state = (low, high, middle, high - low, 0)
+    def search(_, start):
+        zero = jnp.zeros_like(start)
+        state = (low, high, start, high - low, zero, jnp.asarray(False), 0)
         return lax.while_loop(unfinished, body, state)[2]
 
     def divide(slope, value):
@@ -126,4 +139,4 @@ def increasing_root(
         return value / jnp.where(slope == 0, 1, slope)
 
     # Its derivative is that of the implicit function, not of the search.
-    return lax.custom_root(lambda x: function(x)[0], (low + high) / 2, search, divide)
+    return lax.custom_root(lambda x: function(x)[0], middle(low, high), search, divide)

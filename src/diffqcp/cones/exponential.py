@@ -81,7 +81,8 @@ def _resolve(v: Float[Array, "3"]) -> BoundaryProjection:
     polar = (z < 0) & (x > 0) & (y <= x * (log(-z) - log(x) + 1))
     face = (x <= 0) & (y <= 0)
 
-    rho = increasing_root(_scaled_equation(x, y, z), *_bracket(x, y, z))
+    low, high = (jnp.where(inside | polar, 0, end) for end in _bracket(x, y, z))
+    rho = increasing_root(_scaled_equation(x, y, z), low, high)
     # Rays and normals divided by the larger of 1 and exp(rho).
     decay = jnp.exp(-jnp.abs(rho))
     one, growth = jnp.where(rho > 0, decay, 1), jnp.where(rho > 0, 1, decay)

@@ -113,8 +113,9 @@ def _resolve(v: Float[Array, "3"], alpha: ScalarLike) -> BoundaryProjection:
         r_share, d_share = jax.nn.sigmoid(w), jax.nn.sigmoid(-w)
         return -weights @ log_ratios, d_share - (d_share - r_share) * share
 
-    # r from |z0| exp(-1e6) to |z0| (1 - exp(-1e3)): beyond, p is on a face or v in K.
-    w = increasing_root(equation, jnp.asarray(-1e6, v.dtype), jnp.asarray(1e3, v.dtype))
+    # r from |z0| exp(-1e6) to |z0| (1 - exp(-1e6)): beyond, p is on a face or v in K.
+    bound = jnp.where(inside | polar, 0, 1e6).astype(v.dtype)
+    w = increasing_root(equation, -bound, bound)
     log_xy = ratios(w)
     ray, log_ray = _exp_scaled(jnp.append(log_xy, 0.0))
     log_product = jnp.sum(log_xy)
