@@ -68,14 +68,17 @@ inline std::vector<double> projection(const Problem& problem, const Jacobian& D,
 class Linearised {
  public:
   // Where a nonnegative row has no bound, A is zero, and the row is 0 <= 1. `known` is D
-  // there, or null.
+  // there, or null. `nearby`, if not null, is a point whose factors may do here, and which
+  // loses them.
   Linearised(const Problem& problem, const Options& options, double smoothing,
              const Given& given, const std::vector<double>& x,
              const std::vector<double>& y, const std::vector<double>& s,
-             const Spectral* known)
+             const Spectral* known, Linearised* nearby = nullptr)
       : lam(problem.m), frames(problem.cone.frame),
         values(static_cast<size_t>(problem.pattern().entries)),
-        factor(Factor::size(problem.pattern())), shift(problem.n + problem.m),
+        factor(nearby == nullptr ? std::vector<double>(Factor::size(problem.pattern()))
+                                 : std::move(nearby->factor)),
+        shift(problem.n + problem.m),
         A(given.data.A, given.data.A + problem.A.count()),
         b(given.data.b, given.data.b + problem.m), x(x), y(problem.m), s(problem.m),
         dual(given.data.q, given.data.q + problem.n), primal(problem.m),
@@ -104,7 +107,14 @@ class Linearised {
     for (double entry : primal) poison += 0 * entry;
     for (double entry : x) poison += 0 * entry;
     for (double& eigenvalue : lam) eigenvalue += poison;
-    system.factorise(given.data.P, A.data(), values.data(), shift.data());
+    system.assemble(given.data.P, A.data(), values.data());
+    borrowed = nearby != nullptr && !nearby->system.singular() && system.suits();
+    if (!borrowed) factorise(given.data.P);
+  }
+
+  void factorise(const double* P) {
+    system.factorise(P, A.data(), shift.data());
+    borrowed = false;
   }
 
   // What a semismooth Newton step on P x + A'Pi(v) + q = 0, A x + Pi(v) - v = b solves for.
@@ -120,6 +130,7 @@ class Linearised {
   std::vector<double> x, y, s;       // with y the projection of y - s
   std::vector<double> dual, primal;  // the residuals
   System system;
+  bool borrowed = false;  // whether the factors are those of another point
 
  private:
   void drop_rows_without_bound(const Problem& problem, std::vector<double>& v) {
@@ -170,8 +181,8 @@ class Differentiation {
       answer = std::move(own);
       return std::move(step);
     };
-    const auto point = settle(solve, &report);
-    if (!polish_ || !at_once)
+    const auto [point, stepped] = settle(solve, &report);
+    if (!stepped || !at_once)
       answer = point->system.solve(adjoint(*point).data(), cotangent.y);
     report.solved = answer.solved;
     pull_back(problem_, x_.data(), y_.data(), cotangent, answer, out);
@@ -180,15 +191,17 @@ class Differentiation {
 
   Report jvp(const Data<const double>& change, const Solution<double>& out) {
     Report report;
-    const auto point = linearise(&report);
+    const auto point = settle(newton_step, &report).first;
     report.solved = push_forward(problem_, point->system, point->A.data(), x_.data(),
                                  y_.data(), change, out);
     return report;
   }
 
-  // The point where the derivative is taken.
+  // The point where the derivative is taken, with factors of its own.
   std::unique_ptr<Linearised> linearise(Report* report) {
-    return settle(newton_step, report);
+    auto point = settle(newton_step, report).first;
+    if (point->borrowed) point->factorise(given_.data.P);
+    return point;
   }
 
   // The solution there.
@@ -209,30 +222,43 @@ class Differentiation {
     return std::min(1e-6, 1e-2 * options_.epsilon / residual);
   }
 
-  // Newton steps, as long as they improve the solution. `solve` returns the step at a
-  // point, with the relative error that is enough.
+  // Newton steps, as long as they improve the solution: the last point, and whether a step
+  // has been computed there. `solve` returns the step at a point, with the relative error
+  // that is enough. Later points borrow the factors of the first one if these will do, so
+  // that a solution of usual accuracy takes one factorisation.
   template <typename Solve>
-  std::unique_ptr<Linearised> settle(const Solve& solve, Report* report) {
+  std::pair<std::unique_ptr<Linearised>, bool> settle(const Solve& solve, Report* report) {
     Spectral next;
     next.lam.resize(problem_.m);
     next.frames.resize(problem_.cone.frame);
+    std::unique_ptr<Linearised> point;
     for (int repeat = 0;; ++repeat) {
-      auto point = std::make_unique<Linearised>(problem_, options_, smoothing_, given_, x_,
-                                                y_, s_, repeat == 0 ? nullptr : &next);
+      point = std::make_unique<Linearised>(problem_, options_, smoothing_, given_, x_, y_, s_,
+                                           repeat == 0 ? nullptr : &next, point.get());
       *report = {true, 0};
       if (!polish_) {
         // The solution as it is given, but for rows without a bound.
         for (Index k = problem_.zero; k < problem_.zero + problem_.rays; ++k)
           if (std::isinf(given_.data.b[k])) y_[k] = 0;
-        return point;
+        return {std::move(point), false};
       }
       report->error = error_of(*point, point->x, point->y, point->s);
+      if (report->error <= exact()) {
+        x_ = point->x;
+        y_ = point->y;
+        s_ = point->s;
+        return {std::move(point), false};
+      }
       const Answer step = solve(*point, enough(report->error));
       report->solved = step.solved;
       const bool last = repeat == kMostRepeats;
-      if (!improve(*point, step, last, next, &report->error)) return point;
+      if (!improve(*point, step, last, next, &report->error))
+        return {std::move(point), true};
     }
   }
+
+  // A residual of rounding errors.
+  double exact() const { return 100 * options_.epsilon; }
 
   // The best solution whose D is that of `point`, after a Newton step. Unless this is the
   // last one, whether the step leads to a better one, where the derivative is to be taken
@@ -252,7 +278,7 @@ class Differentiation {
 
     const double before = *error;
     const double after = error_of(point, moved_x, moved_y, moved_s);
-    const bool better = after < before && before > 100 * options_.epsilon;
+    const bool better = after < before;
     const bool again = better && !kept(point, moved_y, moved_s) && !wild(point, v);
     const bool taken = better && !(again && last);
     x_ = taken ? std::move(moved_x) : point.x;

@@ -125,7 +125,8 @@ inline void central_point(const Problem& problem, const Options& options,
   std::vector<double> shift(problem.n + problem.m);
   System system(problem, options,
                 {D.lam.data(), D.frames.data(), values.data(), factor.data(), false});
-  system.factorise(data.P, data.A, values.data(), shift.data());
+  system.assemble(data.P, data.A, values.data());
+  system.factorise(data.P, data.A, shift.data());
   for (Index j = 0; j < problem.n; ++j) minus_q[j] = -data.q[j];
   const Answer answer = system.solve(minus_q.data(), data.b);
   std::copy(answer.w.begin(), answer.w.end(), out.x);

@@ -11,15 +11,10 @@
 #include <vector>
 
 #include "symbolic.hpp"
+#include "update.hpp"
 
 namespace diffqcp {
 
-// Fortran's dgemm.
-using Gemm = void(char*, char*, int*, int*, int*, double*, double*, int*, double*, int*,
-                  double*, double*, int*);
-
-// Below this many multiplications calling BLAS costs more than it saves.
-constexpr int64_t kSmall = 8192;
 // Supernodes with fewer entries are solved with entry by entry.
 constexpr int64_t kNarrow = 256;
 constexpr Index kBlock = 8;  // columns of a panel that are eliminated one by one
@@ -89,7 +84,8 @@ class Factorisation {
     std::vector<double> work;
     double* d = inverse;  // until the end
     // Supernodes whose next rows to be used belong to a supernode, as linked lists.
-    Indices head(K.supers, -1), next(K.supers), used(K.supers), position(K.n);
+    Indices head(K.supers, -1), next(K.supers), used(K.supers);
+    Updates updates(gemm_, K.n);
 
     std::fill(panels, panels + K.size(), 0.0);
     for (Index k = 0; k < K.entries; ++k) panels[K.entry_target[k]] += values[k];
@@ -100,20 +96,19 @@ class Factorisation {
       double* panel = panels + K.panel[s];
       for (Index j = 0; j < width; ++j)
         panel[static_cast<int64_t>(j) * height + j] += shift[begin + j];
-      if (head[s] != -1)
-        for (Index i = 0; i < height; ++i) position[rows[i]] = i;
+      if (head[s] != -1) updates.start(panel, width, height, begin, rows);
       for (Index e = head[s]; e != -1;) {
         const Index following = next[e];
         const Index* own = K.rows + K.row_start[e];
         const Index from = used[e], end = K.height(e);
         Index to = from;
         while (to < end && own[to] < begin + width) ++to;
-        update(panel, height, begin, position.data(), panels + K.panel[e], end, K.width(e),
-               d + K.first[e], own, from, to, work);
+        updates.subtract(panels + K.panel[e], end, K.width(e), d + K.first[e], own, from, to);
         used[e] = to;
         if (to < end) link(e, K.owner[own[to]], head, next);
         e = following;
       }
+      updates.finish();
       if (width == 1) {
         d[begin] = pivot(panel[0], shift[begin]);
         const double reciprocal = 1 / d[begin];
@@ -277,105 +272,6 @@ class Factorisation {
     return false;
   }
 
-  // target(i) -= sum over k < R of a(i, k) d[k] a(0, k), with `a` by columns.
-  template <int R, typename Target>
-  static void subtract_scaled(const double* a, Index stride, const double* d, Index count,
-                              const Target& target) {
-    const double* column[R];
-    double factor[R];
-    for (int k = 0; k < R; ++k) {
-      column[k] = a + static_cast<int64_t>(k) * stride;
-      factor[k] = column[k][0] * d[k];
-    }
-    for (Index i = 0; i < count; ++i) {
-      double sum = 0;
-      for (int k = 0; k < R; ++k) sum += column[k][i] * factor[k];
-      target(i) -= sum;
-    }
-  }
-
-  // Subtracts L_d diag(d) L_d' of an earlier supernode from the columns of a panel that
-  // its rows from .. to belong to.
-  void update(double* panel, Index height, Index begin, const Index* position,
-              const double* earlier, Index stride, Index rank, const double* d,
-              const Index* rows, Index from, Index to, std::vector<double>& work) const {
-    const Index tall = stride - from, wide = to - from;
-    const double* block = earlier + from;
-    if (static_cast<int64_t>(tall) * wide * rank < kSmall) {
-      for (Index j = 0; j < wide; ++j) {
-        double* column = panel + static_cast<int64_t>(rows[from + j] - begin) * height;
-        const auto target = [&](Index i) -> double& {
-          return column[position[rows[from + j + i]]];
-        };
-        const Index count = tall - j;
-        Index k = 0;
-        for (; k + 4 <= rank; k += 4)
-          subtract_scaled<4>(block + k * int64_t{stride} + j, stride, d + k, count, target);
-        for (; k + 2 <= rank; k += 2)
-          subtract_scaled<2>(block + k * int64_t{stride} + j, stride, d + k, count, target);
-        if (k < rank)
-          subtract_scaled<1>(block + k * int64_t{stride} + j, stride, d + k, count, target);
-      }
-      return;
-    }
-    // Columns of zeros are those of constraints that are not active.
-    Indices kept;
-    for (Index k = 0; k < rank; ++k) {
-      const double* column = block + static_cast<int64_t>(k) * stride;
-      if (std::any_of(column, column + tall, [](double value) { return value != 0; }))
-        kept.push_back(k);
-    }
-    const Index inner = static_cast<Index>(kept.size());
-    if (inner == 0) return;
-    const bool all = inner == rank, direct = consecutive(position, rows + from, tall);
-    const size_t left_size = all ? 0 : static_cast<size_t>(tall) * inner;
-    const size_t right_size = static_cast<size_t>(wide) * inner;
-    work.resize(std::max(work.size(), left_size + right_size +
-                                          (direct ? 0 : static_cast<size_t>(tall) * wide)));
-    double *packed = work.data(), *right = packed + left_size, *change = right + right_size;
-    for (Index k = 0; k < inner; ++k) {
-      const double* column = block + static_cast<int64_t>(kept[k]) * stride;
-      if (!all) std::copy(column, column + tall, packed + static_cast<int64_t>(k) * tall);
-      for (Index j = 0; j < wide; ++j)
-        right[static_cast<int64_t>(k) * wide + j] = column[j] * d[kept[k]];
-    }
-    const double* left = all ? block : packed;
-    const Index left_stride = all ? stride : tall;
-    if (direct) {
-      double* target = panel + static_cast<int64_t>(rows[from] - begin) * height;
-      return subtract_lower(tall, wide, inner, left, left_stride, right, wide,
-                            target + position[rows[from]], height);
-    }
-    std::fill(change, change + static_cast<size_t>(tall) * wide, 0.0);
-    subtract_lower(tall, wide, inner, left, left_stride, right, wide, change, tall);
-    for (Index j = 0; j < wide; ++j) {
-      double* column = panel + static_cast<int64_t>(rows[from + j] - begin) * height;
-      const double* own = change + static_cast<int64_t>(j) * tall;
-      for (Index i = j; i < tall; ++i) column[position[rows[from + i]]] += own[i];
-    }
-  }
-
-  // Whether these rows follow each other in a panel.
-  static bool consecutive(const Index* position, const Index* rows, Index count) {
-    for (Index i = 1; i < count; ++i)
-      if (position[rows[i]] != position[rows[0]] + i) return false;
-    return true;
-  }
-
-  // C -= A B' in entries (i, j) with i >= j, and in a few above.
-  void subtract_lower(Index rows, Index cols, Index inner, const double* a, Index lda,
-                      const double* b, Index ldb, double* c, Index ldc) const {
-    constexpr Index chunk = 128;
-    char none = 'N', transpose = 'T';
-    double minus = -1, one = 1;
-    for (Index start = 0; start < cols; start += chunk) {
-      Index height = rows - start, width = std::min(chunk, cols - start);
-      gemm_(&none, &transpose, &height, &width, &inner, &minus,
-            const_cast<double*>(a) + start, &lda, const_cast<double*>(b) + start, &ldb,
-            &one, c + start * (int64_t{ldc} + 1), &ldc);
-    }
-  }
-
   // The dense factorisation of the columns start .. end of a panel, in halves: the second
   // one is updated by the first in one product.
   void eliminate(double* panel, Index height, Index start, Index end, Index begin,
@@ -390,7 +286,7 @@ class Factorisation {
         for (Index j = 0; j < wide; ++j)
           work[static_cast<int64_t>(k) * wide + j] =
               left[static_cast<int64_t>(k) * height + j] * d[start + k];
-      subtract_lower(height - middle, wide, rank, left, height, work.data(), wide,
+      subtract_lower(gemm_, height - middle, wide, rank, left, height, work.data(), wide,
                      panel + static_cast<int64_t>(middle) * height + middle, height);
       return eliminate(panel, height, middle, end, begin, shift, d, work);
     }

@@ -65,6 +65,8 @@ class Refinement {
 
   static constexpr double kFair = 1e-5, kUseful = 1e-2;
   static constexpr double kSlow = 0.1;
+  // Of a random vector, whose part in a null space of one dimension is of size one.
+  static constexpr double kUnclear = 0.01;
   // Of K times a null vector, with a margin for long sums; and how far it may be from that,
   // if its entries are rounded.
   static constexpr double kRounding = 1e-12, kClear = 3, kDeparted = 100;
@@ -92,7 +94,7 @@ class Refinement {
     const std::vector<double> probe = random_residual();
     std::vector<double> left = probe, next(n_);
     contract(kResidual, left);
-    const bool singular = norm(kResidual, left) > 0.01;
+    const bool singular = norm(kResidual, left) > kUnclear;
     Rank rank{singular, 0, 0};
     if (singular || large) {
       std::vector<double> solved(n_);
@@ -116,6 +118,16 @@ class Refinement {
       if (!(norm(kResidual, next) < noise + 10 * rank.rate * rank.rate)) rank.rate = 1;
     }
     return rank;
+  }
+
+  // Whether one step of (1) leaves next to nothing of a random vector. The factors may be
+  // those of a matrix near K. If K were singular, its null vectors would be left.
+  bool suits() const {
+    std::vector<double> left = random_residual(), solved = left, image(n_);
+    factorisation_.solve<1>(panels_, inverse_, solved.data());
+    factorisation_.multiply<1>(values_, solved.data(), image.data());
+    for (Index k = 0; k < n_; ++k) left[k] -= image[k];
+    return norm(kResidual, left) <= kUnclear;
   }
 
   // What (2) finds in a random vector: if K is singular, a null vector, unless eigenvalues

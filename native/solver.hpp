@@ -129,6 +129,14 @@ class Solver {
   Solver(const Pattern& K, const Lapack& lapack, const Tolerances& tolerances)
       : K_(K), lapack_(lapack), tolerances_(tolerances) {}
 
+  // Whether factors of a regular matrix near that of these entries solve with it.
+  bool suits(const double* values, const Factor& factor) const {
+    if (factor.delta() > 0 || std::isnan(factor.rank(false).rate)) return false;
+    const Factorisation factorisation(K_, lapack_.gemm);
+    return Refinement(factorisation, values, factor.panels, factor.inverse, factor.shift)
+        .suits();
+  }
+
   // Overwrites C interleaved right-hand sides, in the order of the pivots, by the
   // solutions: NaN if K is not finite. An error of `enough` will do, if that is more than
   // the tolerance.

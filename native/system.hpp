@@ -45,9 +45,13 @@ class System {
         assembly_(problem), parts_(parts),
         solver_(pattern_, problem.lapack, options.tolerances()) {}
 
-  // K for D as the parts have it, and its factor. `shift` gets that of K itself.
-  void factorise(const double* P, const double* A, double* values, double* shift) {
+  // K for D as the parts have it. `values` are those of the parts.
+  void assemble(const double* P, const double* A, double* values) const {
     assembly_.values(P, A, {parts_.lam, parts_.frames}, values);
+  }
+
+  // The factor of K. `shift` gets that of K itself.
+  void factorise(const double* P, const double* A, double* shift) {
     std::vector<double> all(problem_.order);
     initial_shift(P, A, all.data());
     std::copy(all.begin(), all.begin() + problem_.n + problem_.m, shift);
@@ -55,9 +59,15 @@ class System {
     const Factor factor(pattern_, parts_.factor);
     for (Index k = 0; k < pattern_.n; ++k) factor.shift[k] = all[pattern_.pivots[k]];
     parts_.singular =
-        diffqcp::factorise(pattern_, problem_.lapack, values, problem_.groups.data(),
-                           options_.adapt, options_.well_posed, factor) &&
+        diffqcp::factorise(pattern_, problem_.lapack, parts_.values,
+                           problem_.groups.data(), options_.adapt, options_.well_posed,
+                           factor) &&
         !options_.well_posed;
+  }
+
+  // Whether the factor, which is that of a regular matrix nearby, will do for K.
+  bool suits() const {
+    return solver_.suits(parts_.values, Factor(pattern_, parts_.factor));
   }
 
   bool singular() const { return parts_.singular; }

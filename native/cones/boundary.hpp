@@ -41,7 +41,11 @@ inline double safe_log(double value) { return std::log(std::max(value, DBL_MIN))
 // brackets may be wide by orders of magnitude. `function(x, slope)` returns the value.
 template <typename Function>
 double increasing_root(const Function& function, double low, double high) {
-  const auto middle = [&] { return std::sinh((std::asinh(low) + std::asinh(high)) / 2); };
+  const auto middle = [&] {
+    constexpr double wide = 16;
+    return high - low < wide ? (low + high) / 2
+                             : std::sinh((std::asinh(low) + std::asinh(high)) / 2);
+  };
   double x = middle(), step = high - low, newton = 0;
   for (int count = 0; count < 300; ++count) {
     double slope;

@@ -94,15 +94,16 @@ def increasing_root(
     """The zero in `[low, high]` of a function that changes sign from - to + there.
 
     Newton's method, with a bisection wherever its step leaves the bracket, by more than
-    rounding errors, or does not halve the step before it. The bisection is one of
-    `asinh(x)`, since brackets may be wide by orders of magnitude. `function` returns the
-    value and the slope. If there is no sign change, the end of the bracket nearest to
-    one.
+    rounding errors, or does not halve the step before it. The bisection of a wide bracket
+    is one of `asinh(x)`, since its ends may differ by orders of magnitude. `function`
+    returns the value and the slope. If there is no sign change, the end of the bracket
+    nearest to one.
     """
     eps = jnp.finfo(low.dtype).eps
 
     def middle(low, high):
-        return jnp.sinh((jnp.arcsinh(low) + jnp.arcsinh(high)) / 2)
+        wide = jnp.sinh((jnp.arcsinh(low) + jnp.arcsinh(high)) / 2)
+        return jnp.where(high - low < 16, (low + high) / 2, wide)
 
     def unfinished(state):
         *_, finished, count = state
