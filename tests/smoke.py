@@ -14,13 +14,13 @@ import numpy as np
 
 import diffqcp
 from diffqcp._check import check
-from diffqcp.linear_solve.sparse_ldl import COMPILED
+from diffqcp._extension import extension
 
 
 def main(pages: list[str]) -> None:
     """Fails if something is wrong."""
     assert check()
-    assert COMPILED, "the compiled extension is not in use"
+    assert extension() is not None, "the compiled extension is not in use"
     jax.config.update("jax_enable_x64", True)
     rng = np.random.default_rng(0)
     F = jnp.asarray(rng.normal(size=(8, 3, 3)))

@@ -27,18 +27,18 @@ from diffqcp import (
 )
 from diffqcp._arrays import as_jax
 from diffqcp._compiled import is_compiled
+from diffqcp._extension import extension
 from diffqcp._problem import Problem, problem_of
 from diffqcp._scaling import equilibrate
 from diffqcp.forward import Newton
 from diffqcp.integrations.cvxpy import backward, device_qcp, host_qcp
 from diffqcp.linear_solve import AutoSolver, LU, select_solver
-from diffqcp.linear_solve.sparse_ldl import COMPILED
 
 from .helpers import entries, FAMILIES, host, host_data, worst
 from .reference import random_direction, random_problem
 
 
-pytestmark = pytest.mark.skipif(not COMPILED, reason="no compiled extension")
+pytestmark = pytest.mark.skipif(extension() is None, reason="no compiled extension")
 
 
 def numbers(parts):
@@ -388,11 +388,11 @@ def test_refusals():
         np.zeros(2 * v.size)[::2],
     ):
         with pytest.raises((ValueError, BufferError)):
-            _problem.extension.project(compiled.handle, bad, v.copy())
+            _problem.extension().project(compiled.handle, bad, v.copy())
     with pytest.raises((ValueError, BufferError)):
         frozen = v.copy()
         frozen.flags.writeable = False
-        _problem.extension.project(compiled.handle, v, frozen)
+        _problem.extension().project(compiled.handle, v, frozen)
 
     parts = []
 

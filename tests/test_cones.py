@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from diffqcp import QCPStructureCPU
 from diffqcp._eigh import eigh
+from diffqcp._extension import extension
 from diffqcp._problem import Problem, problem_of
 from diffqcp.cones import (
     ConeJacobian,
@@ -25,7 +26,6 @@ from diffqcp.cones import (
     SecondOrderCone,
     ZeroCone,
 )
-from diffqcp.linear_solve.sparse_ldl import COMPILED
 
 from . import reference
 from .helpers import entries, FAMILIES
@@ -129,7 +129,7 @@ class Compiled:
 
 SMOOTHING = 0.3
 SIDES = {"jax": InJax}
-if COMPILED:
+if extension() is not None:
     SIDES["compiled"] = Compiled
 
 
@@ -193,7 +193,7 @@ def test_dual_of_the_dual(name):
     np.testing.assert_allclose(double, p, rtol=0, atol=1e-13 * np.max(np.abs(v)))
 
 
-@pytest.mark.skipif(not COMPILED, reason="no compiled extension")
+@pytest.mark.skipif(extension() is None, reason="no compiled extension")
 @pytest.mark.parametrize("name", CONES)
 def test_both_sides_agree(name):
     """JAX and the compiled extension, at random points and where it is difficult: zero,

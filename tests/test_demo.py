@@ -111,9 +111,9 @@ def test_check(monkeypatch, capsys):
     assert error.value.code == 0
     printed = capsys.readouterr().out
     assert f"jax {jax.__version__}" in printed and "error" in printed
-    expected = "in use" if _check.COMPILED else "not in use ("
+    expected = "in use" if _check.extension() is not None else "not in use ("
     assert f"compiled extension: {expected}" in printed
-    monkeypatch.setattr(_check, "COMPILED", False)
+    monkeypatch.setattr(_check, "extension", lambda: None)
     monkeypatch.setitem(sys.modules, "diffqcp._ldl", None)
     monkeypatch.setattr(_check, "_error", lambda jitted: 0.1)
     with pytest.raises(SystemExit) as error:

@@ -15,6 +15,7 @@ from jax.experimental.sparse import BCOO
 from scipy.linalg import cython_blas, cython_lapack
 
 from diffqcp import _ldl, HostQCP, QCPStructureCPU
+from diffqcp._extension import ffi_target
 from diffqcp._static import as_indices
 from diffqcp.assembly import Assembly
 from diffqcp.cones import ProductCone
@@ -234,7 +235,7 @@ def factorise(
         jax.ShapeDtypeStruct(words, jnp.uint32),
         jax.ShapeDtypeStruct(singular, jnp.bool),
     )
-    call = jax.ffi.ffi_call("diffqcp_ldl_factorise", results)
+    call = jax.ffi.ffi_call(ffi_target("factorise"), results)
     arguments = plan, groups, values, shift
     return jax.block_until_ready(call(*arguments, adapt=True, well_posed=False))
 
@@ -255,7 +256,7 @@ def solve(
         jax.ShapeDtypeStruct(error, jnp.float32),
         jax.ShapeDtypeStruct(steps, jnp.int32),
     )
-    call = jax.ffi.ffi_call("diffqcp_ldl_solve", results)
+    call = jax.ffi.ffi_call(ffi_target("solve"), results)
     options = {"tolerance": 1e-14, "floor": 1e-16, "well_posed": False}
     words = np.zeros(2 * FILL, np.uint32) if words is None else words
     return jax.block_until_ready(

@@ -157,7 +157,7 @@ def test_both_factorisations_give_the_same_numbers(monkeypatch):
     compiled = flat(qcp.vjp(*cotangents(qcp), "ldl"))
     sparse_ldl.analyse.cache_clear()
     jax.clear_caches()
-    monkeypatch.setattr(sparse_ldl, "Factorisation", QDLDLFactorisation)
+    monkeypatch.setattr(sparse_ldl, "factorisation", QDLDLFactorisation)
     fallback = flat(qcp.vjp(*cotangents(qcp), "ldl"))
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), qcp)
     batched = jax.jit(jax.vmap(lambda qcp: qcp.vjp(*cotangents(qcp), "ldl")[2]))(batch)
@@ -245,7 +245,7 @@ def test_scan_and_vmap_share_the_symbolic_phase(qp, monkeypatch):
     calls = []
     monkeypatch.setattr(
         sparse_ldl,
-        "Factorisation",
+        "factorisation",
         lambda *arguments: calls.append(arguments) or NativeFactorisation(*arguments),
     )
     sparse_ldl.analyse.cache_clear()

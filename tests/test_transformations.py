@@ -9,6 +9,7 @@ import pytest
 from jax.experimental.sparse import BCOO, BCSR
 
 from diffqcp import AutoSolver, DeviceQCP, HostQCP, LSMR, LU, QCPStructureCPU, SparseLDL
+from diffqcp.linear_solve import auto
 from diffqcp.linear_solve._quasidefinite import AbstractQuasidefiniteSolver
 
 from .helpers import (
@@ -276,7 +277,8 @@ def test_auto_chooses_by_platform_and_size(case, monkeypatch):
         ("gpu", True, LU, LSMR),
     ]:
         monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
-        monkeypatch.setattr("diffqcp.linear_solve.auto.COMPILED", compiled)
+        there = object() if compiled else None
+        monkeypatch.setattr(auto, "extension", lambda there=there: there)
         assert isinstance(AutoSolver().choice(kkt), small)
         assert isinstance(AutoSolver(max_dense=5).choice(kkt), large)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
-from .linear_solve.sparse_ldl import COMPILED
+from ._extension import extension
 from .qcp import HostQCP
 from .structure import QCPStructureCPU
 
@@ -52,7 +52,7 @@ def _version(package: str) -> str | None:
 
 
 def _extension() -> str:
-    if COMPILED:
+    if extension() is not None:
         return "in use"
     try:
         importlib.import_module("diffqcp._ldl")

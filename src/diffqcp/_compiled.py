@@ -19,7 +19,8 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from ._arrays import as_jax, as_jax_like, empty
-from ._problem import extension, problem_of
+from ._extension import extension
+from ._problem import problem_of
 from .linear_solve import AutoSolver, FrozenSolver, SparseLDL
 from .structure import AbstractQCPStructure
 
@@ -34,7 +35,7 @@ def is_compiled(solver: FrozenSolver, *arrays: Any) -> bool:
 def in_programs(solver: lx.AbstractLinearSolver, dtype: Any) -> bool:
     """Whether the extension computes with this solver where values are not known."""
     return (
-        extension is not None
+        extension() is not None
         and type(solver) in (AutoSolver, SparseLDL)
         and jax.default_backend() == "cpu"
         and dtype in _PRECISIONS
@@ -104,13 +105,13 @@ class Task(NamedTuple):
 def vjp(task: Task, cotangents: tuple[Any, ...]) -> tuple[list[Array], Report]:
     """The gradients of the data, and how they came about."""
     P, A, q, b, *_ = task.values
-    return task.call(extension.vjp, cotangents, P.size, A.size, q.size, b.size)
+    return task.call(extension().vjp, cotangents, P.size, A.size, q.size, b.size)
 
 
 def jvp(task: Task, change: tuple[Any, ...]) -> tuple[list[Array], Report]:
     """The change of the solution, and how it came about."""
     n, m = task.structure.n, task.structure.m
-    return task.call(extension.jvp, change, n, m, m)
+    return task.call(extension().jvp, change, n, m, m)
 
 
 class Linearised(NamedTuple):
@@ -138,7 +139,7 @@ def linearise(task: Task) -> tuple[Linearised, Report]:
     sizes = m, problem.frames, problem.entries, problem.fill
     state = empty(*sizes)
     point = empty(n + m, task.values[1].size, n, m)
-    singular, solved, error = extension.linearise(
+    singular, solved, error = extension().linearise(
         problem.handle, task.options(), doubles(task.values), state, point
     )
     lam, frames, K, factor = state
@@ -157,10 +158,10 @@ def apply(
 ) -> tuple[list[Array], bool]:
     """The derivative, or its transpose, times a vector; and whether it was solved."""
     n, m, dtype = structure.n, structure.m, point.x.dtype
-    function, sizes = extension.push_forward, (n, m, m)
+    function, sizes = extension().push_forward, (n, m, m)
     if transposed:
         P = structure.P_pattern.nnz
-        function, sizes = extension.pull_back, (P, point.A.size, n, m)
+        function, sizes = extension().pull_back, (P, point.A.size, n, m)
     out = empty(*sizes)
     words = np.asarray(point.words).view(np.float64)
     solved = function(

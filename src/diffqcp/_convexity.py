@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ._definite import is_semidefinite
-from .linear_solve.sparse_ldl import Factorisation
+from .linear_solve.sparse_ldl import factorisation
 from .sparsity import SparsityPattern
 from .structure import AbstractQCPStructure
 
@@ -43,4 +43,4 @@ def is_convex(
 def _factorisation(pattern: SparsityPattern) -> Any:
     n = pattern.shape[0]
     rows, cols = (np.append(part, np.arange(n)) for part in (pattern.rows, pattern.cols))
-    return Factorisation(n, np.minimum(rows, cols), np.maximum(rows, cols))
+    return factorisation(n, np.minimum(rows, cols), np.maximum(rows, cols))

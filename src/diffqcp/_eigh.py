@@ -11,14 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-
-try:
-    from ._ldl import handlers
-except ImportError:
-    _compiled = False
-else:
-    _compiled = True
-    jax.ffi.register_ffi_target("diffqcp_eigh", handlers()["eigh"], platform="cpu")
+from ._extension import extension, ffi_target
 
 
 @jax.custom_jvp
@@ -27,13 +20,14 @@ def eigh(
 ) -> tuple[Float[Array, " size"], Float[Array, "size size"]]:
     """As `jnp.linalg.eigh`: ascending eigenvalues, and eigenvectors in columns."""
     known = matrix.dtype in (np.float32, np.float64)
-    if not (_compiled and known and jax.default_backend() == "cpu"):
+    on_cpu = jax.default_backend() == "cpu"
+    if not (known and on_cpu and extension() is not None):
         return _eigh_of_jax(matrix)
     results = (
         jax.ShapeDtypeStruct(matrix.shape[:1], matrix.dtype),
         jax.ShapeDtypeStruct(matrix.shape, matrix.dtype),
     )
-    call = jax.ffi.ffi_call("diffqcp_eigh", results, vmap_method="expand_dims")
+    call = jax.ffi.ffi_call(ffi_target("eigh"), results, vmap_method="expand_dims")
     values, rows = call(matrix)
     return values, rows.T
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from ._arrays import as_jax
+from ._extension import extension
 from ._static import as_indices
 from .assembly import assemble_patterns
 from .cones import (
@@ -35,12 +36,6 @@ from .cones.psd import PSDEigenvectors
 from .cones.soc import SecondOrderEigenvectors
 from .linear_solve.sparse_ldl import analyse
 from .structure import AbstractQCPStructure
-
-
-try:
-    import diffqcp._ldl as extension
-except ImportError:
-    extension: Any = None
 
 
 # As `Kind` in native/problem.hpp has them; a dual is the negative of its cone.
@@ -93,16 +88,16 @@ class Problem:
             *map(joined, ("entry", "place", "pair", "pair_cone", "pair_col")),
             *(factorisation.plan, factorisation.source, factorisation.groups),
         )
-        self.handle = extension.problem(
+        self.handle = extension().problem(
             tuple(as_indices("parts", part) for part in parts),
             np.array([alpha for _, alphas in kinds for alpha in alphas], float),
         )
-        self.frames, self.entries, self.fill = extension.sizes(self.handle)
+        self.frames, self.entries, self.fill = extension().sizes(self.handle)
 
     def project(self, v: np.ndarray) -> np.ndarray:
         """The projection of `v` onto the cone `K*`."""
         out = np.empty_like(v, float)
-        extension.project(self.handle, v, out)
+        extension().project(self.handle, v, out)
         return out
 
     def jacobian(
@@ -110,19 +105,19 @@ class Problem:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The eigenvalues and the frames of its derivative."""
         lam, frames = np.empty_like(v, float), np.empty(self.frames)
-        extension.jacobian(self.handle, v, smoothing, (lam, frames))
+        extension().jacobian(self.handle, v, smoothing, (lam, frames))
         return lam, frames
 
     def rotate(self, frames: np.ndarray, vector: np.ndarray) -> np.ndarray:
         """`U @ vector`."""
         out = np.empty_like(vector)
-        extension.rotate(self.handle, frames, vector, out, False)
+        extension().rotate(self.handle, frames, vector, out, False)
         return out
 
     def rotate_back(self, frames: np.ndarray, vector: np.ndarray) -> np.ndarray:
         """`U.T @ vector`."""
         out = np.empty_like(vector)
-        extension.rotate(self.handle, frames, vector, out, True)
+        extension().rotate(self.handle, frames, vector, out, True)
         return out
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._differentiate import Values
-from ._problem import extension, problem_of
+from ._extension import extension
+from ._problem import problem_of
 from .cones import AbstractCone, ExponentialCone, PowerCone
 from .cones.psd import unpacking
 from .sparsity import SparsityPattern
@@ -101,7 +102,7 @@ def _matrix(
     structure: AbstractQCPStructure, P: np.ndarray, A: np.ndarray, v: np.ndarray
 ) -> np.ndarray:
     """`K` at `v`."""
-    if extension is None:
+    if extension() is None:
         D = structure.dual_cone.jacobian(jnp.asarray(v))
         lam, rotate_back = np.asarray(D.eigenvalues), D.eigenvectors.transpose_mv
     else:
@@ -188,7 +189,7 @@ class _SmallCones:
 
     def __init__(self, structure: AbstractQCPStructure, v: np.ndarray):
         self._v, self._inverse = v, structure.dual_cone.inverse
-        self._problem = None if extension is None else problem_of(structure)
+        self._problem = None if extension() is None else problem_of(structure)
         if self._problem is not None:
             self._projection = self._problem.project(v)
 

@@ -17,7 +17,8 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._compiled import extension, ldl_options
+from ._compiled import ldl_options
+from ._extension import extension
 from ._problem import problem_of
 from ._sharding import vary_together
 from .structure import AbstractQCPStructure
@@ -51,7 +52,7 @@ class Call(NamedTuple):
             for size in sizes
         ]
         key = _key(self.structure)
-        extension.register(problem_of(self.structure).handle, key)
+        extension().register(problem_of(self.structure).handle, key)
         relative, adapt, well_posed, tol, max_steps, eps = ldl_options(self.solver, dtype)
         call = jax.ffi.ffi_call(f"diffqcp_{name}", results, vmap_method="expand_dims")
         out = call(
@@ -72,7 +73,7 @@ class Call(NamedTuple):
 
 @functools.cache
 def _register() -> None:
-    type_id, type_info, handlers, hold = extension.problem_handlers()
+    type_id, type_info, handlers, hold = extension().problem_handlers()
     registration: Any = {"type_id": type_id, "type_info": type_info}
     jax.ffi.register_ffi_type("diffqcp_problem", registration, platform="cpu")
     for name, handler in handlers.items():

@@ -3,14 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._ldl import analyse, handlers
+from .._extension import extension, ffi_target
 from .._static import as_indices
 from ._factorisation import AbstractFactorisation, all_at_least
 from ._quasidefinite import Outcome, Tolerances
-
-
-for _name in ("factorise", "solve"):
-    jax.ffi.register_ffi_target(f"diffqcp_ldl_{_name}", handlers()[_name], platform="cpu")
 
 
 # Words behind the shift, which follows the inverse pivots: of four numbers.
@@ -57,7 +53,7 @@ class NativeFactorisation(AbstractFactorisation):
         **Raises:** `MemoryError` if the factor would have more than 2^31 entries,
         `TypeError` or `ValueError`, naming the argument, if there is no such matrix.
         """
-        plan, source, self.fill, self.operations = analyse(
+        plan, source, self.fill, self.operations = extension().analyse(
             order, as_indices("rows", rows), as_indices("cols", cols)
         )
         self.order = order
@@ -82,7 +78,7 @@ class NativeFactorisation(AbstractFactorisation):
             jax.ShapeDtypeStruct((), jnp.bool),
         )
         call = jax.ffi.ffi_call(
-            "diffqcp_ldl_factorise", results, vmap_method="expand_dims"
+            ffi_target("factorise"), results, vmap_method="expand_dims"
         )
         values = values[self.source]
         options = {"adapt": adapt, "well_posed": well_posed}
@@ -112,7 +108,7 @@ class NativeFactorisation(AbstractFactorisation):
             jax.ShapeDtypeStruct((), jnp.float32),
             jax.ShapeDtypeStruct((), jnp.int32),
         )
-        call = jax.ffi.ffi_call("diffqcp_ldl_solve", results, vmap_method="expand_dims")
+        call = jax.ffi.ffi_call(ffi_target("solve"), results, vmap_method="expand_dims")
         z, error, steps = call(
             self.plan,
             *factors,

@@ -4,10 +4,11 @@ import jax
 import lineax as lx
 from jaxtyping import Array, Float
 
+from .._extension import extension
 from ._options import check_count
 from .lsmr import LSMR
 from .lu import LU
-from .sparse_ldl import COMPILED, SparseLDL
+from .sparse_ldl import SparseLDL
 
 
 class AutoSolver(lx.AbstractLinearSolver[Any]):
@@ -38,7 +39,7 @@ class AutoSolver(lx.AbstractLinearSolver[Any]):
 
     def _choose(self, order: int) -> lx.AbstractLinearSolver:
         cpu = jax.default_backend() == "cpu"
-        if cpu and COMPILED:
+        if cpu and extension() is not None:
             return SparseLDL(well_posed=self.well_posed)
         limit = self.max_dense
         if limit is None:

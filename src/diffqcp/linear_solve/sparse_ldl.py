@@ -1,24 +1,30 @@
 import functools
+import importlib
+from typing import Any
 
+from .._extension import extension
 from ..assembly import Assembly
 from ._factorisation import AbstractFactorisation
+from ._native import NativeFactorisation
 from ._sparse import AbstractSparseSolver
 
 
-try:
-    from ._native import NativeFactorisation as Factorisation
-
-    COMPILED = True
-except ImportError:
-    from ._qdldl import QDLDLFactorisation as Factorisation
-
-    COMPILED = False
+def factorisation(*pattern: Any) -> AbstractFactorisation:
+    """Of symmetric matrices with a pattern, which is given as for `NativeFactorisation`:
+    by the compiled extension, or by QDLDL where there is none.
+    """
+    if extension() is not None:
+        return NativeFactorisation(*pattern)
+    # QDLDL takes a while to import.
+    return importlib.import_module("diffqcp.linear_solve._qdldl").QDLDLFactorisation(
+        *pattern
+    )
 
 
 @functools.lru_cache(maxsize=32)
 def analyse(assembly: Assembly) -> AbstractFactorisation:
     """The symbolic phase: ordering and pattern of the factor. It is kept."""
-    return Factorisation(assembly.order, assembly.rows, assembly.cols, assembly.groups)
+    return factorisation(assembly.order, assembly.rows, assembly.cols, assembly.groups)
 
 
 class SparseLDL(AbstractSparseSolver):
