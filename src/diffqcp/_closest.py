@@ -41,7 +41,18 @@ from ._differentiate import linearise, Values
 from ._implicit import Extras, multiply_by, solve_by, somewhere, split
 from ._scaling import equilibrate
 from ._sharding import vary_together
-from .cones import ProductCone
+from .cones import (
+    AbstractCone,
+    DualCone,
+    ExponentialCone,
+    NonnegativeCone,
+    PowerCone,
+    ProductCone,
+    PSDCone,
+    SecondOrderCone,
+    ZeroCone,
+)
+from .cones.dims import cones_of
 from .cones.faces import face
 from .cones.psd import triangle
 from .derivative import Data
@@ -76,16 +87,33 @@ def exposed_cone(structure: AbstractQCPStructure, t: Float[Array, " m"]) -> Prod
 
 
 def interior(structure: AbstractQCPStructure) -> np.ndarray:
-    """A point inside of `K`, and of `K*`, with zeros in the rows of zero cones."""
-    dims = structure.dims
-    parts = [np.zeros(dims["z"]), np.ones(dims["l"])]
-    parts += [np.eye(1, size).ravel() for size in dims["q"]]
-    for size in dims["s"]:
-        rows, cols = triangle(size, structure.psd_order or "lower")
-        parts.append((rows == cols).astype(float))
-    parts += [np.array([-1.0, 1.0, 1.0])] * (dims["ep"] + dims["ed"])
-    parts += [np.array([1.0, 1.0, 0.0])] * len(dims["p"])
-    return np.concatenate(parts)
+    """A point inside of `K`, and of `K*`, with zeros in the rows of zero cones.
+
+    **Raises:** `ValueError` for a cone of which none is known.
+    """
+    cones = cones_of(structure.dims, structure.psd_order)
+    return np.concatenate([_inside(key, cone) for key, cone in cones] or [np.zeros(0)])
+
+
+def _inside(key: str, cone: AbstractCone) -> np.ndarray:
+    bare = cone.cone if isinstance(cone, DualCone) else cone
+    if isinstance(bare, ZeroCone):
+        return np.zeros(bare.dim)
+    if isinstance(bare, NonnegativeCone):
+        return np.ones(bare.dim)
+    if isinstance(bare, SecondOrderCone):
+        return np.eye(1, bare.dim).ravel()
+    if isinstance(bare, PSDCone):
+        rows, cols = triangle(bare.size, bare.order)
+        return (rows == cols).astype(float)
+    if isinstance(bare, ExponentialCone):
+        return np.array([-1.0, 1.0, 1.0])
+    if isinstance(bare, PowerCone):
+        return np.array([1.0, 1.0, 0.0])
+    raise ValueError(
+        f"cone_dims: no point inside of the cone {key!r} is known ({type(bare).__name__}), "
+        "which closest_feasible and elastic need"
+    )
 
 
 def search_closest(recipe: ClosestRecipe, data: Data, start: Any) -> ClosestFound:

@@ -34,6 +34,7 @@ from .forward import (
     Start,
     Status,
 )
+from .forward._host import unfamiliar
 from .linear_solve import AutoSolver, FrozenSolver
 from .linear_solve.dense_range import SharedSpace
 from .structure import AbstractQCPStructure
@@ -54,11 +55,14 @@ _FINAL = (
 )
 
 
-def rescue(forward: AbstractForwardSolver) -> Clarabel | None:
+def rescue(
+    structure: AbstractQCPStructure, forward: AbstractForwardSolver
+) -> Clarabel | None:
     """What is called for problems that `forward` does not solve: nothing if that is a
-    user's function, whose word is the last.
+    user's function, whose word is the last, or if there are cones that are not for it.
     """
-    return None if isinstance(forward, Function) else RESCUE
+    alone = isinstance(forward, Function) or unfamiliar(structure)
+    return None if alone else RESCUE
 
 
 class Candidate(NamedTuple):
@@ -119,7 +123,7 @@ def _prepare(
         _, _, q, b = data
         one = jnp.ones_like(q, shape=())
         scaling = Scaling(jnp.ones_like(q), jnp.ones_like(b), one)
-    elif in_programs(AutoSolver(), data[2].dtype):
+    elif in_programs(structure, AutoSolver(), data[2].dtype):
         call = _traced.Call(structure, AutoSolver())
         data, units = _traced.equilibrate(call, data)
         scaling = Scaling(*units)
@@ -128,6 +132,11 @@ def _prepare(
         data = scaling.data(structure, data)
     start = None if start is None else scaling.scale(start)
     return _Prepared(data, start, scaling, finite)
+
+
+def _is_scaled(forward: AbstractForwardSolver) -> bool:
+    """Whether it gets problems in units of their own. A user's function gets the data."""
+    return not isinstance(forward, Function)
 
 
 def shared_space(structure: AbstractQCPStructure, data: Data) -> SharedSpace:
@@ -183,9 +192,9 @@ def search(
     max_steps: int,
 ) -> Found:
     """The solution of a problem; NaN where there is none."""
-    other = rescue(forward)
+    other = rescue(structure, forward)
     data, start = vary_together((data, start))
-    prepared = _prepare(structure, data, start, other is not None)
+    prepared = _prepare(structure, data, start, _is_scaled(forward))
     first = None
     if prepared.start is not None:
         first = Start(prepared.start, ~prepared.finite)
@@ -238,8 +247,8 @@ def search_batch(
     """`search` for a batch, outside of transformations: solvers on the host are called as
     they are.
     """
-    other = rescue(forward)
-    prepared = _prepare_batch(structure, data, start, other is not None)
+    other = rescue(structure, forward)
+    prepared = _prepare_batch(structure, data, start, _is_scaled(forward))
     first = None
     if prepared.start is not None:
         first = Start(prepared.start, ~np.asarray(prepared.finite))

@@ -18,6 +18,7 @@ import scipy.sparse as sp
 
 from .._callbacks import host_callback
 from .._checks import check_number
+from ..cones.dims import beyond
 from ..cones.psd import PSDOrder, triangle
 from ..derivative import Data
 from ..sparsity import flat_places
@@ -147,6 +148,12 @@ class _Family:
     """All problems of one structure: how their data are arranged, and the workspaces."""
 
     def __init__(self, solver: AbstractHostSolver, structure: AbstractQCPStructure):
+        others = unfamiliar(structure)
+        if others:
+            raise ValueError(
+                f"{type(solver).__name__}: expected cones {', '.join(FAMILIAR)} only, got "
+                f"cones {others}; diffqcp.Proximal takes them"
+            )
         self.solver, self.n, self.m = solver, structure.n, structure.m
         self.dims, self.rows, self.rows_inverse = _solver_rows(
             structure, solver.psd_order, solver.own_duals
@@ -327,6 +334,14 @@ class _Gather:
     def matrix(self, entries: np.ndarray) -> sp.csc_array:
         """The matrix with these entries."""
         return sp.csc_array((entries, self._indices, self._indptr), self._shape)
+
+
+FAMILIAR = ("z", "l", "q", "s", "ep", "ed", "p")
+
+
+def unfamiliar(structure: AbstractQCPStructure) -> list[str]:
+    """The keys of the cones that no solver outside of the package takes."""
+    return beyond(structure.dims, FAMILIAR)
 
 
 def _solver_rows(

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from .._checks import check_number
 from .._range_space import RangeSpace
+from ..cones.dims import beyond
 from ..derivative import Data
 from ..structure import AbstractQCPStructure
 from ._base import AbstractForwardSolver, Found, Start, Status
@@ -63,11 +64,11 @@ class InteriorPoint(AbstractForwardSolver):
         """Ignores `start`: interior-point methods gain little by one."""
         del start
         dims = structure.dims
-        others = [key for key in ("q", "s", "ep", "ed", "p") if dims[key]]
+        others = beyond(dims, ("z", "l"))
         if others:
             raise ValueError(
                 "InteriorPoint: expected zero and nonnegative cones only, got cones "
-                f"{others}; diffqcp.Clarabel takes them"
+                f"{others}; diffqcp.Proximal takes all cones"
             )
         P_values, A_values, q, b = data
         P = structure.P_matrix(P_values).as_matrix()
