@@ -111,8 +111,8 @@ def _inside(key: str, cone: AbstractCone) -> np.ndarray:
     if isinstance(bare, PowerCone):
         return np.array([1.0, 1.0, 0.0])
     raise ValueError(
-        f"cone_dims: no point inside of the cone {key!r} is known ({type(bare).__name__}), "
-        "which closest_feasible and elastic need"
+        f"cone_dims: no point inside of the cone {key!r} is known, a "
+        f"{type(bare).__name__}; closest_feasible and elastic need one"
     )
 
 

@@ -2,11 +2,11 @@
 
 `is_compiled` decides whether a computation goes this way. If it does, it is one call of
 the extension on NumPy arrays (`native/differentiate.hpp`): from known values, on CPUs,
-with the solver of sparse systems, for cones that it has. Under transformations of JAX `in_programs` decides
-whether the same functions are called from the program (`diffqcp._traced`). Everything
-else is JAX's: other platforms, solvers and cones, derivatives of derivatives, and
-installations without a compiler. All compute the same by the same formulas, so each is
-the check of the others.
+with the solver of sparse systems, for cones that the extension has. Under transformations
+of JAX `in_programs` decides whether the same functions are called from the program
+(`diffqcp._traced`). Everything else is JAX's: other platforms, solvers and cones,
+derivatives of derivatives, and installations without a compiler. All compute the same by
+the same formulas, so each is the check of the others.
 """
 
 import functools

@@ -151,8 +151,8 @@ class _Family:
         others = unfamiliar(structure)
         if others:
             raise ValueError(
-                f"{type(solver).__name__}: expected cones {', '.join(FAMILIAR)} only, got "
-                f"cones {others}; diffqcp.Proximal takes them"
+                f"{type(solver).__name__}: expected cones {', '.join(FAMILIAR)} only, "
+                f"got cones {others}; diffqcp.Proximal takes them"
             )
         self.solver, self.n, self.m = solver, structure.n, structure.m
         self.dims, self.rows, self.rows_inverse = _solver_rows(
