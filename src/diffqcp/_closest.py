@@ -64,7 +64,7 @@ from .structure import AbstractQCPStructure
 
 
 class ClosestRecipe(NamedTuple):
-    """What is static of it."""
+    """The static part of a closest feasible solve."""
 
     structure: AbstractQCPStructure
     forward: Proximal
@@ -132,7 +132,7 @@ def search_closest(recipe: ClosestRecipe, data: Data, start: Any) -> ClosestFoun
     problem = Problem(structure, scaled, exposed_cone(structure, t), solver)
     solution, _, status, steps = minimise(problem, first, forward.max_steps)
     x, y, s = scaling.restore(solution)
-    # Multiples of `t` may be added to `y`. The one without any is taken.
+    # `y` is determined up to multiples of `t`. The one orthogonal to `t` is taken.
     square = t @ t
     y = y - (t @ y) / jnp.where(square > 0, square, 1) * t
     infeasible = jnp.any(t != 0)
@@ -263,9 +263,11 @@ def _solve_face_system(right: Array, system: System, *, transposed: bool) -> Arr
 def shift_place(
     structure: AbstractQCPStructure, t: Float[Array, " m"], s: Float[Array, " m"]
 ) -> Float[Array, " m"]:
-    """`t - s`, where the projection onto `K*` is linearised in stage 1. Where both are on
-    the boundary of their cones, more than they have to be, there is a kink: there `s`
-    counts as if it were inside, since the constraint is not what `t` comes from.
+    """The point `t - s` at which stage 1 linearises the projection onto `K*`.
+
+    Where strict complementarity fails between `t` and `s` the projection has a kink. So
+    `s` is moved a little into its cone, and there the constraint counts as inactive: it
+    is not one of those that make the problem infeasible.
     """
     v = t - s
     small = float(jnp.finfo(v.dtype).eps) ** 0.75

@@ -71,8 +71,8 @@ def ldl_options(solver: lx.AbstractLinearSolver, dtype: Any) -> tuple[Any, ...]:
 
 
 class Report(NamedTuple):
-    """Whether the system was solved, and the error of the solution, zero if it was not
-    asked for.
+    """Whether the system was solved, and the error of the solution, which is zero if no
+    Newton steps were asked for.
     """
 
     solved: bool

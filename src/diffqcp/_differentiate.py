@@ -77,7 +77,8 @@ class Linearised(NamedTuple):
     - `solution`: `(x, y, s)`, with `y` the projection of `y - s`.
     - `newton`: what a semismooth Newton step solves for; see `linearise`.
 
-    If `D` is smoothed, `solution` and `newton` are not what they are called.
+    If `D` is smoothed, `y` is not the projection and `newton` belongs to no Newton step;
+    neither is used then.
     """
 
     kkt: KKTOperator

@@ -82,8 +82,8 @@ def newton(
 
     def body(state: _State) -> _State:
         x, y, s = state.point.solution
-        # In a batch this is computed for those that are finished too, and not used. A
-        # factorisation of NaN can return at once.
+        # In a batch this is computed for items that are finished, too, and not used. NaN
+        # lets their factorisations return at once.
         x = jnp.where(unfinished(state), x, jnp.nan)
         linearised = linearise(structure, Values(*local(x, y), x, y, s), solver)
         kkt, (upper, dual) = linearised.kkt, linearised.newton

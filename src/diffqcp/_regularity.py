@@ -1,4 +1,4 @@
-"""What a derivative rests on: for people, not for programs, so eager and in NumPy."""
+"""What a derivative rests on. It is read by people, so it is eager and in NumPy."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -40,15 +40,16 @@ from .linear_solve.dense_range import SharedSpace
 from .structure import AbstractQCPStructure
 
 
-# As accurate as it gets, and without verdicts: those that are right have been believed.
-# Its last digits do not depend on what it has solved before.
+# Clarabel with the smallest tolerance, and with tolerances of its certificates that it
+# does not reach: a verdict of infeasibility that is right has been accepted before. The
+# solver object is not reused, so that the last digits do not depend on earlier problems.
 RESCUE = Clarabel(
     tol=1e-12,
     accept=1e-4,
     reuse=False,
     settings=(("tol_infeas_abs", 1e-15), ("tol_infeas_rel", 1e-15)),
 )
-# Verdicts that nothing is tried against.
+# After these statuses nothing else is tried.
 _FINAL = (
     *(Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED),
     *(Status.NOT_FINITE, Status.NOT_CONVEX),
@@ -81,7 +82,8 @@ def polish(
     max_steps: int,
 ) -> Candidate:
     """What a forward solver has found, after Newton steps as long as they improve it, and
-    its true status. With `max_steps` of zero the solver is believed.
+    the status that its error implies. If `max_steps` is zero, the solver's own status is
+    taken.
     """
     status = jnp.asarray(found.status, jnp.int32)
     x, y, s = (jnp.asarray(part) for part in found[:3])
@@ -103,8 +105,10 @@ _PATIENCE = 2
 
 
 class _Prepared(NamedTuple):
-    """A problem in units of its own, and where to start; `finite` says whether it is one.
-    What is not finite is replaced before anything else looks at it.
+    """A problem in units of its own, and where to start.
+
+    - `finite`: whether all data are finite. If not, `data` are zero, so that nothing that
+        follows sees a NaN.
     """
 
     data: Data

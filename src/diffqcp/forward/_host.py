@@ -1,4 +1,4 @@
-"""Solvers that run on the host, outside XLA."""
+"""Solvers that run on the host, outside XLA: callbacks, threads, formats."""
 
 import abc
 import dataclasses
@@ -57,7 +57,7 @@ class HostProblem(NamedTuple):
 class HostBatch:
     """Problems of one structure, at least one, with data that are finite: the fields of
     [`diffqcp.forward.HostProblem`][] with an axis for the problems first. A start that is
-    not finite is none.
+    not finite is not used.
     """
 
     P_data: np.ndarray
@@ -200,7 +200,8 @@ class _Family:
         shapes = [part.shape[:-1] for part in arrays] + [exact.shape]
         batch = np.broadcast_shapes(*shapes)
 
-        # What all items share is not copied for each, unless the batch has several axes.
+        # Arrays that all items share are views, not copies, unless the batch has several
+        # axes.
         def flat(part: np.ndarray) -> np.ndarray:
             size = part.shape[-1]
             return np.broadcast_to(part, (*batch, size)).reshape(math.prod(batch), size)
