@@ -2,6 +2,8 @@
 file would have and one entry of a table.
 """
 
+from types import SimpleNamespace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from diffqcp.cones import AbstractCone, ConeJacobian, ProductCone
 from diffqcp.cones._base import MatrixEigenvectors
 from diffqcp.cones._central import divided_difference
 from diffqcp.cones.dims import copies, KINDS
+from diffqcp.integrations.cvxpy._conversions import cone_dims
 from diffqcp.linear_solve._select import _SOLVE_METHODS, FrozenSolver
 from diffqcp.testing import check_cone, check_linear_solver, known_problem
 
@@ -227,3 +230,12 @@ def test_backend_by_name(pair, monkeypatch):
         assert worst(by_name, expected) < 1e-10
         given = qcp.vjp(*cotangents, solver=Eigenvalues())
         assert worst(given, expected) < 1e-10
+
+
+def test_cone_of_cvxpy_without_a_key():
+    names = {"zero": 1, "nonneg": 0, "soc": [], "psd": [], "exp": 0, "p3d": [], "pnd": []}
+    with_none = SimpleNamespace(**names, relative_entropy=0)
+    assert ProductCone.from_dict(cone_dims(with_none)).dim == 1
+    with_one = SimpleNamespace(**names, relative_entropy=1)
+    with pytest.raises(ValueError, match=r"unknown cone \['relative_entropy'\]"):
+        ProductCone.from_dict(cone_dims(with_one))

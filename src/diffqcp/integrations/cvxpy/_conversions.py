@@ -10,7 +10,7 @@ from ..._arrays import as_jax
 
 
 # CVXPY's names of the cones, and the keys of the dictionary.
-_KEYS = {
+_KEYS: dict[str, str] = {
     "zero": "z",
     "nonneg": "l",
     "soc": "q",
@@ -25,7 +25,8 @@ def cone_dims(dims: Any) -> dict[str, Any]:
     """CVXPY's `ConeDims` as an SCS-style dictionary. A cone without a key keeps its name,
     so that a structure refuses it by that, if there are any.
     """
-    return {_KEYS.get(name, name): value for name, value in vars(dims).items()}
+    sizes: dict[str, Any] = vars(dims)
+    return {_KEYS.get(name, name): value for name, value in sizes.items()}
 
 
 def as_bcoo(matrix: Any) -> BCOO:
