@@ -149,10 +149,13 @@ def check_contents(source: pathlib.Path, wheel: pathlib.Path) -> None:
 
 def newest_python() -> str:
     """Of those that are supported and installed here."""
+    # Those of pyenv work without being chosen by it, which those on its path do not.
+    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
     for minor in (14, 13, 12, 11):
-        found = shutil.which(f"python3.{minor}")
-        if found and os.system(f"{found} -c '' 2>/dev/null") == 0:
-            return found
+        name = f"python3.{minor}"
+        for found in (shutil.which(name), *pyenv.glob(f"versions/*/bin/{name}")):
+            if found and os.system(f"'{found}' -c '' 2>/dev/null") == 0:
+                return str(found)
     return sys.executable
 
 

@@ -207,15 +207,15 @@ def test_a_structure_is_held_by_its_programs():
 def test_which_way():
     problem, solution = random_problem(FAMILIES["nonnegative"], 1)
     qcp = host(problem, solution)
-    values = qcp._values
-    assert is_compiled(select_solver("auto", None), *values)
-    assert is_compiled(select_solver("ldl", None), *values)
-    assert not is_compiled(select_solver("jax-lu", None), *values)
-    assert not is_compiled(select_solver("auto", LU()), *values)
+    structure, values = qcp.problem_structure, qcp._values
+    assert is_compiled(structure, select_solver("auto", None), *values)
+    assert is_compiled(structure, select_solver("ldl", None), *values)
+    assert not is_compiled(structure, select_solver("jax-lu", None), *values)
+    assert not is_compiled(structure, select_solver("auto", LU()), *values)
     seen = []
 
     def trace(q):
-        seen.append(is_compiled(select_solver("auto", None), *values, q))
+        seen.append(is_compiled(structure, select_solver("auto", None), *values, q))
         return q
 
     jax.jit(trace)(qcp.q)
@@ -404,9 +404,9 @@ def test_refusals():
             parts.append((given, exponents))
             return extension.problem(given, exponents)
 
-    extension = _problem.extension
+    extension = _problem.extension()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_problem, "extension", Spy())
+        patch.setattr(_problem, "extension", Spy)
         Problem(structure)
     (given, exponents), refused = parts[0], 0
     rng = np.random.default_rng(0)

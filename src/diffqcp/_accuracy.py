@@ -40,8 +40,9 @@ def scaled_error(
     x, y, s = solution
     dual = jnp.ones_like(x) * (1 + _size(x) + _size(y))
     primal = 1 + _size(x) + block_max(structure, jnp.abs(y - s))
-    # On the way to infinity any residual is small against the point itself. With this
-    # an exact point has one of at most sqrt(eps) times the data.
+    # If the iterates diverge, any residual is small relative to the point itself. The cap
+    # keeps such a point from counting as exact: the residual of an exact one is at most
+    # sqrt(eps) times the largest entry of q and b.
     _, _, q, b = data
     eps = float(jnp.finfo(x.dtype).eps)
     largest = jnp.maximum(_size(q), _size(b))
@@ -97,7 +98,7 @@ def accurate_error(dtype: DTypeLike) -> float:
 def finite_bounds(
     structure: AbstractQCPStructure, A: Float[Array, " nnzA"], b: Float[Array, " m"]
 ) -> tuple[Bool[Array, " m"], Float[Array, " nnzA"], Float[Array, " m"]]:
-    """A constraint `a'x <= inf` is none.
+    """Constraints `a'x <= inf` restrict nothing. They are replaced by `0 <= 1`.
 
     **Returns:** in which nonnegative rows `b` is infinite, and `A` and `b` with the
     constraint `0 <= 1` there.

@@ -1,8 +1,8 @@
 """Arrays of JAX from arrays of NumPy, eagerly.
 
-`jnp.asarray` compiles a program for each shape, and takes 20 us afterwards. What is at
-the bottom of it takes 2 us and compiles nothing, but is not public: where this version of
-JAX has none, or another one, `jnp.asarray` serves.
+`jnp.asarray` compiles a program for each shape, and takes 20 us afterwards. The function
+of JAX that it ends in takes 2 us and compiles nothing, but it is not public. Where the
+installed JAX does not have it, or has it with other arguments, `jnp.asarray` is used.
 """
 
 import functools
@@ -18,12 +18,12 @@ from jaxtyping import Array
 
 
 def as_jax(array: np.ndarray) -> Array:
-    """An array of JAX on its default device, also while others are traced, of the type of
-    the given one as far as JAX has it.
+    """A JAX array on the default device, with the dtype of `array`, or with what takes
+    its place while JAX has no 64-bit numbers. It is concrete under transformations, too.
 
     **Arguments:**
 
-    - `array`: one that nobody changes from now on, as it is not copied.
+    - `array`: must not be changed afterwards, since it is not copied.
     """
     place = _place(getattr(jax.config, "jax_default_device", None))
     return _as_jax([array], array.dtype, place)[0]
@@ -59,7 +59,7 @@ def empty(*sizes: int) -> tuple[np.ndarray, ...]:
     return tuple(parts)
 
 
-_WORDS = 8  # of the alignment that XLA asks for
+_WORDS = 8  # XLA wants arrays aligned to that many words of 8 bytes
 
 
 def _aligned(array: np.ndarray, dtype: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ from jaxtyping import Array
 def host_callback(
     function: Callable[..., Any], results: Any, *arguments: Any, vmap_method: str
 ) -> Any:
-    """`jax.pure_callback`, with numbers of 64 bits that stay what they are.
+    """`jax.pure_callback`, which keeps all digits of 64-bit numbers.
 
     The thread in which XLA calls back does not know of `jax.enable_x64`, and where JAX's
     default is float32, it would round what goes in and comes out. So such numbers pass

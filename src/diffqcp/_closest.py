@@ -41,7 +41,18 @@ from ._differentiate import linearise, Values
 from ._implicit import Extras, multiply_by, solve_by, somewhere, split
 from ._scaling import equilibrate
 from ._sharding import vary_together
-from .cones import ProductCone
+from .cones import (
+    AbstractCone,
+    DualCone,
+    ExponentialCone,
+    NonnegativeCone,
+    PowerCone,
+    ProductCone,
+    PSDCone,
+    SecondOrderCone,
+    ZeroCone,
+)
+from .cones.dims import cones_of
 from .cones.faces import face
 from .cones.psd import triangle
 from .derivative import Data
@@ -53,7 +64,7 @@ from .structure import AbstractQCPStructure
 
 
 class ClosestRecipe(NamedTuple):
-    """What is static of it."""
+    """The static part of a closest feasible solve."""
 
     structure: AbstractQCPStructure
     forward: Proximal
@@ -76,16 +87,33 @@ def exposed_cone(structure: AbstractQCPStructure, t: Float[Array, " m"]) -> Prod
 
 
 def interior(structure: AbstractQCPStructure) -> np.ndarray:
-    """A point inside of `K`, and of `K*`, with zeros in the rows of zero cones."""
-    dims = structure.dims
-    parts = [np.zeros(dims["z"]), np.ones(dims["l"])]
-    parts += [np.eye(1, size).ravel() for size in dims["q"]]
-    for size in dims["s"]:
-        rows, cols = triangle(size, structure.psd_order or "lower")
-        parts.append((rows == cols).astype(float))
-    parts += [np.array([-1.0, 1.0, 1.0])] * (dims["ep"] + dims["ed"])
-    parts += [np.array([1.0, 1.0, 0.0])] * len(dims["p"])
-    return np.concatenate(parts)
+    """A point inside of `K`, and of `K*`, with zeros in the rows of zero cones.
+
+    **Raises:** `ValueError` for a cone of which none is known.
+    """
+    cones = cones_of(structure.dims, structure.psd_order)
+    return np.concatenate([_inside(key, cone) for key, cone in cones] or [np.zeros(0)])
+
+
+def _inside(key: str, cone: AbstractCone) -> np.ndarray:
+    bare = cone.cone if isinstance(cone, DualCone) else cone
+    if isinstance(bare, ZeroCone):
+        return np.zeros(bare.dim)
+    if isinstance(bare, NonnegativeCone):
+        return np.ones(bare.dim)
+    if isinstance(bare, SecondOrderCone):
+        return np.eye(1, bare.dim).ravel()
+    if isinstance(bare, PSDCone):
+        rows, cols = triangle(bare.size, bare.order)
+        return (rows == cols).astype(float)
+    if isinstance(bare, ExponentialCone):
+        return np.array([-1.0, 1.0, 1.0])
+    if isinstance(bare, PowerCone):
+        return np.array([1.0, 1.0, 0.0])
+    raise ValueError(
+        f"cone_dims: no point inside of the cone {key!r} is known, a "
+        f"{type(bare).__name__}; closest_feasible and elastic need one"
+    )
 
 
 def search_closest(recipe: ClosestRecipe, data: Data, start: Any) -> ClosestFound:
@@ -104,7 +132,7 @@ def search_closest(recipe: ClosestRecipe, data: Data, start: Any) -> ClosestFoun
     problem = Problem(structure, scaled, exposed_cone(structure, t), solver)
     solution, _, status, steps = minimise(problem, first, forward.max_steps)
     x, y, s = scaling.restore(solution)
-    # Multiples of `t` may be added to `y`. The one without any is taken.
+    # `y` is determined up to multiples of `t`. The one orthogonal to `t` is taken.
     square = t @ t
     y = y - (t @ y) / jnp.where(square > 0, square, 1) * t
     infeasible = jnp.any(t != 0)
@@ -235,9 +263,11 @@ def _solve_face_system(right: Array, system: System, *, transposed: bool) -> Arr
 def shift_place(
     structure: AbstractQCPStructure, t: Float[Array, " m"], s: Float[Array, " m"]
 ) -> Float[Array, " m"]:
-    """`t - s`, where the projection onto `K*` is linearised in stage 1. Where both are on
-    the boundary of their cones, more than they have to be, there is a kink: there `s`
-    counts as if it were inside, since the constraint is not what `t` comes from.
+    """The point `t - s` at which stage 1 linearises the projection onto `K*`.
+
+    Where strict complementarity fails between `t` and `s` the projection has a kink. So
+    `s` is moved a little into its cone, and there the constraint counts as inactive: it
+    is not one of those that make the problem infeasible.
     """
     v = t - s
     small = float(jnp.finfo(v.dtype).eps) ** 0.75

@@ -2,11 +2,11 @@
 
 `is_compiled` decides whether a computation goes this way. If it does, it is one call of
 the extension on NumPy arrays (`native/differentiate.hpp`): from known values, on CPUs,
-with the solver of sparse systems. Under transformations of JAX `in_programs` decides
-whether the same functions are called from the program (`diffqcp._traced`). Everything
-else is JAX's: other platforms, other solvers, derivatives of derivatives, and
-installations without a compiler. All compute the same by the same formulas, so each is
-the check of the others.
+with the solver of sparse systems, for cones that the extension has. Under transformations
+of JAX `in_programs` decides whether the same functions are called from the program
+(`diffqcp._traced`). Everything else is JAX's: other platforms, solvers and cones,
+derivatives of derivatives, and installations without a compiler. All compute the same by
+the same formulas, so each is the check of the others.
 """
 
 import functools
@@ -20,22 +20,26 @@ from jaxtyping import Array
 
 from ._arrays import as_jax, as_jax_like, empty
 from ._extension import extension
-from ._problem import problem_of
+from ._problem import is_known, problem_of
 from .linear_solve import AutoSolver, FrozenSolver, SparseLDL
 from .structure import AbstractQCPStructure
 
 
-def is_compiled(solver: FrozenSolver, *arrays: Any) -> bool:
+def is_compiled(
+    structure: AbstractQCPStructure, solver: FrozenSolver, *arrays: Any
+) -> bool:
     """Whether the extension computes what depends on these arrays, with this solver."""
-    return in_programs(solver.rest.value, arrays[0].dtype) and not any(
+    return in_programs(structure, solver.rest.value, arrays[0].dtype) and not any(
         [isinstance(array, Tracer) for array in arrays]
     )
 
 
-def in_programs(solver: lx.AbstractLinearSolver, dtype: Any) -> bool:
+def in_programs(
+    structure: AbstractQCPStructure, solver: lx.AbstractLinearSolver, dtype: Any
+) -> bool:
     """Whether the extension computes with this solver where values are not known."""
     return (
-        extension() is not None
+        is_known(structure)
         and type(solver) in (AutoSolver, SparseLDL)
         and jax.default_backend() == "cpu"
         and dtype in _PRECISIONS
@@ -68,8 +72,8 @@ def ldl_options(solver: lx.AbstractLinearSolver, dtype: Any) -> tuple[Any, ...]:
 
 
 class Report(NamedTuple):
-    """Whether the system was solved, and the error of the solution, zero if it was not
-    asked for.
+    """Whether the system was solved, and the error of the solution, which is zero if no
+    Newton steps were asked for.
     """
 
     solved: bool

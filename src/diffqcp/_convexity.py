@@ -18,12 +18,13 @@ def is_convex(
     added: Float[Array, " n"] | float = 0.0,
 ) -> Bool[Array, ""]:
     """Whether `P` is positive semidefinite, up to rounding errors, by one factorisation.
-    (On other platforms than CPUs, only if it is dense or diagonal.) Its largest entries
-    are near one.
+    (On platforms other than CPUs a sparse `P` that is not diagonal is taken for convex.)
 
     **Arguments:**
 
-    - `added`: what is added to its diagonal.
+    - `P`: its largest entries should be near one, since rounding errors are measured
+        against that.
+    - `added`: is added to the diagonal of `P`.
     """
     n, pattern = structure.n, structure.P_pattern
     shift = 100 * n * float(jnp.finfo(P.dtype).eps)

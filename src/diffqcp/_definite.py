@@ -17,9 +17,11 @@ def is_semidefinite(
     if n <= _MOST_PIVOTS:
         return _has_positive_pivots(matrix + shift * one)
 
-    # Without the shift it is the factor that solvers take, and one program makes it once.
-    # (With it, in a loop of at most one step: a batch leaves it out if none wants it, and
-    # the compiler, as its matrix depends on what comes in.)
+    # The first attempt is without the shift: solvers need the same factor, and within one
+    # program the compiler computes it once for both. Only if that fails, the shifted
+    # matrix is factorised, in a loop of at most one step, which a batch skips if no item
+    # needs it. The barrier makes the matrix depend on the state of the loop; otherwise
+    # the compiler would move the factorisation out of the loop, and always do it.
     def again(state: tuple[Array, Array]) -> tuple[Array, Array]:
         own, tried = jax.lax.optimization_barrier((matrix, state[1]))
         return _is_finite(cholesky(own + shift * one)), ~tried

@@ -77,7 +77,8 @@ class Linearised(NamedTuple):
     - `solution`: `(x, y, s)`, with `y` the projection of `y - s`.
     - `newton`: what a semismooth Newton step solves for; see `linearise`.
 
-    If `D` is smoothed, `solution` and `newton` are not what they are called.
+    If `D` is smoothed, `y` is not the projection and `newton` belongs to no Newton step;
+    neither is used then.
     """
 
     kkt: KKTOperator
@@ -143,7 +144,7 @@ class Point(eqx.Module):
     ):
         """**Arguments:** as for `linearise`."""
         self.structure, self.solver = structure, solver
-        if in_programs(solver.rest.value, values.x.dtype):
+        if in_programs(structure, solver.rest.value, values.x.dtype):
             mu = 0.0 if smoothing is None else smoothing
             self.state = _traced.linearise(self._call, values, mu)
         else:
@@ -425,7 +426,7 @@ def jvp(
     way: Way, values: Values, data: Data, smoothing: Smoothing
 ) -> tuple[Solution, Progress]:
     """`AbstractQCP.jvp`, under transformations or with any solver."""
-    if in_programs(way.solver.rest.value, values.x.dtype):
+    if in_programs(way.structure, way.solver.rest.value, values.x.dtype):
         return _jvp_of_extension(way, values, data, smoothing)
     return _jvp_of_jax(way, values, data, smoothing)
 
@@ -434,7 +435,7 @@ def vjp(
     way: Way, values: Values, cotangents: Solution, smoothing: Smoothing
 ) -> tuple[Data, Progress]:
     """`AbstractQCP.vjp`, likewise."""
-    if in_programs(way.solver.rest.value, values.x.dtype):
+    if in_programs(way.structure, way.solver.rest.value, values.x.dtype):
         return _vjp_of_extension(way, values, cotangents, smoothing)
     return _vjp_of_jax(way, values, cotangents, smoothing)
 

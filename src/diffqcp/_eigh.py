@@ -2,8 +2,8 @@
 
 On CPUs, JAX divides a batch of them into tasks for its threads and waits on one of these
 threads. A program that computes two batches at the same time may wait forever (seen with
-jaxlib 0.10.2 on two cores). The extension waits for no thread that is not at work, so it
-is called there, if it has been compiled.
+jaxlib 0.10.2 on two cores). The extension never waits for an idle thread, so on CPUs it
+is called instead, if it is installed.
 """
 
 import jax

@@ -5,10 +5,11 @@
 
 with one slack `z_k` for each nonnegative row and for each other cone, in the direction
 of a point inside of it, and two for each equation, one for each sign. There is a
-feasible point whatever the data, and the multipliers are bounded: `e'y <= gamma`, and
-`|y| <= gamma` for equations. With a `gamma` above what that bounds, and feasible data,
-`z = 0` and the solution is that of the problem itself. (Tracy and Manchester, "On the
-differentiability of the primal-dual interior-point method", 2024, for QPs.)
+feasible point whatever the data, and the multipliers are bounded: `e'y <= gamma` for
+each direction `e`, and `|y| <= gamma` for equations. If the problem itself has a solution
+whose multipliers satisfy these bounds strictly, `z = 0`, and that is the solution. (Tracy
+and Manchester, "On the differentiability of the primal-dual interior-point method", 2024,
+for QPs.)
 
 It is a QCP in `(x, z)`, whose rows `z >= 0` come behind the nonnegative ones.
 """
@@ -90,7 +91,7 @@ class Elastic:
     def start(
         self, start: Solution, gamma: Float[Array, ""]
     ) -> tuple[Array, Array, Array]:
-        """A start for it, without slacks."""
+        """A point to start the elastic problem from, with slacks of zero."""
         x, y, s = start
         rows, slacks, values = self._slacks
         pulled = jnp.asarray(values, y.dtype) * y[rows]

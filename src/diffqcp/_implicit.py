@@ -82,8 +82,8 @@ def _find_jvp(
     recipe: Recipe, primals: tuple[Data, Extras], tangents: tuple[Data, Extras]
 ) -> tuple[Found, Found]:
     data, extras = primals
-    # The same function again, and its value is all that the tangents use: one solve,
-    # and derivatives of any order.
+    # `find` itself is called again, and the tangents use nothing but its value. So there
+    # is one solve, and the rule can be differentiated itself, to any order.
     found = find(recipe, data, extras)
     solution = (found.x, found.y, found.s)
     moved = _tangents(recipe.structure, data, solution, tangents[0], extras)
@@ -136,8 +136,9 @@ def split(vector: Array, n: int) -> list[Array]:
     return jnp.split(vector, (n, n + (vector.size - n) // 2))
 
 
-# What follows is compiled by itself, with its constants: those of the parts of a linear
-# system would have to vary over a mesh as its arrays do (under `jax.shard_map`).
+# The functions below are compiled by themselves, with their constants. Under
+# `jax.shard_map` constants inside of a linear system would have to vary over the mesh as
+# its arrays do.
 
 
 @partial(jax.jit, static_argnames="structure")
@@ -194,11 +195,12 @@ def solve_by(
 
 
 def somewhere(solution: Solution) -> Solution:
-    """The solution, or where there is none a point without pattern.
+    """The solution, or an arbitrary point if there is none.
 
-    There a product of NaN with a cotangent of zero would be NaN. The point's numbers are
-    linearly independent over the rationals (Lindemann and Weierstrass), so that no simple
-    change of the data has a right-hand side of zero.
+    Without it, a NaN times a cotangent of zero would be NaN. The numbers of the arbitrary
+    point are linearly independent over the rationals (Lindemann and Weierstrass), so that
+    a change of the data by simple numbers does not happen to have a right-hand side of
+    zero, and with it a derivative of zero.
     """
     x, y, s = solution
     none = jnp.isnan(x).any() | jnp.isnan(y).any()

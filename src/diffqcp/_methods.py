@@ -8,7 +8,9 @@ import jax
 
 @jax.tree_util.register_pytree_node_class
 class _Bound:
-    """A bound method, with its object as a part of PyTrees, as those of Equinox."""
+    """A bound method that is a PyTree with its object as the only child, as Equinox's
+    bound methods are.
+    """
 
     __slots__ = ("__func__", "__self__")
 
@@ -27,7 +29,7 @@ class _Bound:
 
 
 class quick:
-    """A method that Equinox does not wrap: to bind one of its own takes 10 us."""
+    """A method that Equinox does not wrap, since binding a wrapped one takes 10 us."""
 
     def __init__(self, function: Callable[..., Any]):
         self.__doc__, self.__name__ = function.__doc__, function.__name__

@@ -58,7 +58,7 @@ def newton(
     """
     if callable(data):
         start, local = vary_together(start), data
-    elif in_programs(solver, start[0].dtype):
+    elif in_programs(structure, solver, start[0].dtype):
         call = _traced.Call(structure, solver, newton_steps=max_steps, patience=patience)
         return _traced.newton(call, data, start)
     else:
@@ -82,8 +82,8 @@ def newton(
 
     def body(state: _State) -> _State:
         x, y, s = state.point.solution
-        # In a batch this is computed for those that are finished too, and not used. A
-        # factorisation of NaN can return at once.
+        # In a batch this is computed for items that are finished, too, and not used. NaN
+        # lets their factorisations return at once.
         x = jnp.where(unfinished(state), x, jnp.nan)
         linearised = linearise(structure, Values(*local(x, y), x, y, s), solver)
         kkt, (upper, dual) = linearised.kkt, linearised.newton
@@ -112,7 +112,7 @@ def central_point(
     over the other rows, as at the start of interior-point methods. (Vandenberghe, "The
     CVXOPT linear and quadratic cone program solvers", 2010, section 5.3.)
     """
-    if in_programs(solver, data[2].dtype):
+    if in_programs(structure, solver, data[2].dtype):
         return _traced.central_point(_traced.Call(structure, solver), data)
     P, A, q, b = data
     zero = np.arange(structure.m) < structure.dims["z"]

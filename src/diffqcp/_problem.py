@@ -7,7 +7,8 @@ the exponential and the power cone by theirs, row after row.
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -38,16 +39,40 @@ from .linear_solve.sparse_ldl import analyse
 from .structure import AbstractQCPStructure
 
 
-# As `Kind` in native/problem.hpp has them; a dual is the negative of its cone.
-_KINDS: dict[type[AbstractCone], int] = {
-    ZeroCone: 0,
-    FreeCone: 1,
-    NonnegativeCone: 2,
-    SecondOrderCone: 3,
-    PSDCone: 4,
-    ExponentialCone: 5,
-    PowerCone: 6,
+class _Kind(NamedTuple):
+    """A cone that the extension has.
+
+    - `number`: as `Kind` in native/problem.hpp; a dual has the negative of its cone's.
+    - `frame`: the shape of its frame.
+    """
+
+    number: int
+    frame: Callable[[Any], tuple[int, ...]] = lambda cone: (0,)
+
+
+_KINDS: dict[type[AbstractCone], _Kind] = {
+    ZeroCone: _Kind(0),
+    FreeCone: _Kind(1),
+    NonnegativeCone: _Kind(2),
+    SecondOrderCone: _Kind(3, lambda cone: (cone.size - 1,)),
+    PSDCone: _Kind(4, lambda cone: (cone.size, cone.size)),
+    ExponentialCone: _Kind(5, lambda cone: (3, 3)),
+    PowerCone: _Kind(6, lambda cone: (3, 3)),
 }
+
+
+@functools.lru_cache(maxsize=64)
+def is_known(structure: AbstractQCPStructure) -> bool:
+    """Whether the extension is there and has all cones of a structure."""
+    parts = structure.dual_cone.cones
+    return extension() is not None and all(type(_bare(part)) in _KINDS for part in parts)
+
+
+def _bare(cone: AbstractCone) -> AbstractCone:
+    """One of equal cones, and of a dual what it is the dual of."""
+    if isinstance(cone, RepeatedCone):
+        cone = cone.cone
+    return cone.cone if isinstance(cone, DualCone) else cone
 
 
 class Problem:
@@ -132,31 +157,23 @@ def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
 
 def _kind(cone: AbstractCone) -> tuple[tuple[int, int, int], list[float]]:
     """The kind, the size and the number of equal cones, and their exponents."""
-    count, sign = 1, 1
+    count = 1
     if isinstance(cone, RepeatedCone):
         count, cone = cone.count, cone.cone
-    if isinstance(cone, DualCone):
-        sign, cone = -1, cone.cone
-    exponents = np.ravel(cone.alpha).tolist() if isinstance(cone, PowerCone) else []
-    size = cone.size if isinstance(cone, PSDCone) else cone.dim
-    return (sign * _KINDS[type(cone)], size, count), exponents
+    sign, bare = -1 if isinstance(cone, DualCone) else 1, _bare(cone)
+    exponents = np.ravel(bare.alpha).tolist() if isinstance(bare, PowerCone) else []
+    size = bare.size if isinstance(bare, PSDCone) else bare.dim
+    return (sign * _KINDS[type(bare)].number, size, count), exponents
 
 
 def _frame(cone: AbstractCone) -> int:
     """How many numbers the frame of a factor takes."""
-    if isinstance(cone, RepeatedCone):
-        return cone.count * _frame(cone.cone)
-    if isinstance(cone, DualCone):
-        return _frame(cone.cone)
-    return math.prod(_shape(cone))
+    count = cone.count if isinstance(cone, RepeatedCone) else 1
+    return count * math.prod(_shape(_bare(cone)))
 
 
 def _shape(cone: AbstractCone) -> tuple[int, ...]:
-    if isinstance(cone, SecondOrderCone):
-        return (cone.size - 1,)
-    if isinstance(cone, PSDCone):
-        return (cone.size, cone.size)
-    return (3, 3) if isinstance(cone, (ExponentialCone, PowerCone)) else (0,)
+    return _KINDS[type(cone)].frame(cone)
 
 
 def eigenvectors(cone: ProductCone, frames: Any) -> ProductEigenvectors:

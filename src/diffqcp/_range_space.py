@@ -68,7 +68,9 @@ def cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 class RangeSpace(NamedTuple):
-    """- `root`: `L`.
+    """What is left of `P` and `A` when `x` is eliminated.
+
+    - `root`: `L`.
     - `rows`: `V`.
     - `gram`: `V V' = A P^-1 A'`.
     """

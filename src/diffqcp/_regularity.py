@@ -1,17 +1,17 @@
-"""What a derivative rests on: for people, not for programs, so eager and in NumPy."""
+"""What a derivative rests on. It is read by people, so it is eager and in NumPy."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ._differentiate import Values
-from ._extension import extension
-from ._problem import problem_of
-from .cones import AbstractCone, ExponentialCone, PowerCone
+from ._problem import is_known, problem_of
+from .cones import AbstractCone, NonnegativeCone, PSDCone, SecondOrderCone, ZeroCone
+from .cones.dims import cones_of
 from .cones.psd import unpacking
 from .sparsity import SparsityPattern
 from .structure import AbstractQCPStructure
@@ -102,15 +102,15 @@ def _matrix(
     structure: AbstractQCPStructure, P: np.ndarray, A: np.ndarray, v: np.ndarray
 ) -> np.ndarray:
     """`K` at `v`."""
-    if extension() is None:
+    if not is_known(structure):
         D = structure.dual_cone.jacobian(jnp.asarray(v))
-        lam, rotate_back = np.asarray(D.eigenvalues), D.eigenvectors.transpose_mv
+        lam = np.asarray(D.eigenvalues)
+        rows = jax.vmap(D.eigenvectors.transpose_mv)(jnp.asarray(A.T))
     else:
         problem = problem_of(structure)
         lam, frames = problem.jacobian(v)
-        rotate_back = partial(problem.rotate_back, frames)
-    rows = [np.asarray(rotate_back(column)) for column in np.ascontiguousarray(A.T)]
-    coupling = np.sqrt(lam) * np.reshape(rows, A.T.shape)
+        rows = [problem.rotate_back(frames, row) for row in np.ascontiguousarray(A.T)]
+    coupling = np.sqrt(lam) * np.reshape(np.asarray(rows), A.T.shape)
     return np.block([[P, coupling], [coupling.T, np.diag(lam - 1)]])
 
 
@@ -151,37 +151,46 @@ def _verdict(
 def _margins(
     structure: AbstractQCPStructure, v: np.ndarray
 ) -> Iterator[tuple[str, float]]:
-    dims = structure.dims
-    start = dims["z"]
-
-    def take(size: int) -> np.ndarray:
-        nonlocal start
-        start += size
-        return v[start - size : start]
-
-    if dims["l"]:
-        yield "l", float(np.abs(take(dims["l"])).min())
-    for size in dims["q"]:
-        part = take(size)
-        if size:
+    small, start = _SmallCones(structure, v), 0
+    for key, cone in cones_of(structure.dims, structure.psd_order):
+        part = v[start : start + cone.dim]
+        if key in ("ep", "ed", "p"):
+            yield key, _small_margin(part, *small.at(start, _projected(structure, cone)))
+        elif isinstance(cone, NonnegativeCone):
+            yield key, float(np.abs(part).min())
+        elif isinstance(cone, SecondOrderCone):
             r = np.linalg.norm(part[1:])
-            yield "q", float(min(abs(part[0] - r), abs(part[0] + r)) / np.sqrt(2))
-    for size in dims["s"]:
-        part = take(size * (size + 1) // 2)
-        if size:
-            position, scale = unpacking(size, structure.psd_order or "lower")
+            yield key, float(min(abs(part[0] - r), abs(part[0] + r)) / np.sqrt(2))
+        elif isinstance(cone, PSDCone):
+            position, scale = unpacking(cone.size, cone.order)
             matrix = part[position] * scale
-            yield "s", float(np.abs(np.linalg.eigvalsh(matrix)).min())
-    cones = _SmallCones(structure, v)
-    exponential = ExponentialCone()
-    small: list[tuple[str, AbstractCone]] = [("ep", exponential)] * dims["ep"]
-    small += [("ed", exponential.dual())] * dims["ed"]
-    for alpha in dims["p"]:
-        cone = PowerCone(abs(alpha))
-        small.append(("p", cone if alpha > 0 else cone.dual()))
-    for key, cone in small:
-        dual = cone.dual() if structure.onto_dual else cone
-        yield key, _small_margin(take(3), *cones.at(start - 3, dual))
+            yield key, float(np.abs(np.linalg.eigvalsh(matrix)).min())
+        elif not isinstance(cone, ZeroCone):
+            yield key, _smoothing_margin(_projected(structure, cone), part)
+        start += cone.dim
+
+
+def _projected(structure: AbstractQCPStructure, cone: AbstractCone) -> AbstractCone:
+    """The factor of `K*` that a cone of the dictionary stands for."""
+    return cone.dual() if structure.onto_dual else cone
+
+
+def _smoothing_margin(cone: AbstractCone, v: np.ndarray) -> float:
+    """Of any cone. Smoothed by a small `mu`, `D` moves by `mu` over the square of the
+    distance to the nearest kink, up to a factor; `mu` is made to suit that distance.
+    """
+    point = jnp.asarray(v)
+    exact = cone.jacobian(point).as_matrix()
+    smoothed = jax.jit(lambda mu: cone.smoothed_jacobian(point, mu).as_matrix())
+    distance = float(np.linalg.norm(v))
+    for _ in range(_SMOOTHINGS):
+        mu = 1e-6 * distance**2
+        moved = float(np.linalg.norm(np.asarray(smoothed(mu) - exact), 2))
+        distance = min(distance, (mu / max(moved, 1e-12)) ** 0.5)
+    return distance
+
+
+_SMOOTHINGS = 6
 
 
 class _SmallCones:
@@ -189,7 +198,7 @@ class _SmallCones:
 
     def __init__(self, structure: AbstractQCPStructure, v: np.ndarray):
         self._v, self._inverse = v, structure.dual_cone.inverse
-        self._problem = None if extension() is None else problem_of(structure)
+        self._problem = problem_of(structure) if is_known(structure) else None
         if self._problem is not None:
             self._projection = self._problem.project(v)
 

@@ -34,31 +34,36 @@ from .forward import (
     Start,
     Status,
 )
+from .forward._host import unfamiliar
 from .linear_solve import AutoSolver, FrozenSolver
 from .linear_solve.dense_range import SharedSpace
 from .structure import AbstractQCPStructure
 
 
-# As accurate as it gets, and without verdicts: those that are right have been believed.
-# Its last digits do not depend on what it has solved before.
+# Clarabel with the smallest tolerance, and with tolerances of its certificates that it
+# does not reach: a verdict of infeasibility that is right has been accepted before. The
+# solver object is not reused, so that the last digits do not depend on earlier problems.
 RESCUE = Clarabel(
     tol=1e-12,
     accept=1e-4,
     reuse=False,
     settings=(("tol_infeas_abs", 1e-15), ("tol_infeas_rel", 1e-15)),
 )
-# Verdicts that nothing is tried against.
+# After these statuses nothing else is tried.
 _FINAL = (
     *(Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED),
     *(Status.NOT_FINITE, Status.NOT_CONVEX),
 )
 
 
-def rescue(forward: AbstractForwardSolver) -> Clarabel | None:
+def rescue(
+    structure: AbstractQCPStructure, forward: AbstractForwardSolver
+) -> Clarabel | None:
     """What is called for problems that `forward` does not solve: nothing if that is a
-    user's function, whose word is the last.
+    user's function, whose word is the last, or if there are cones that are not for it.
     """
-    return None if isinstance(forward, Function) else RESCUE
+    alone = isinstance(forward, Function) or unfamiliar(structure)
+    return None if alone else RESCUE
 
 
 class Candidate(NamedTuple):
@@ -77,7 +82,8 @@ def polish(
     max_steps: int,
 ) -> Candidate:
     """What a forward solver has found, after Newton steps as long as they improve it, and
-    its true status. With `max_steps` of zero the solver is believed.
+    the status that its error implies. If `max_steps` is zero, the solver's own status is
+    taken.
     """
     status = jnp.asarray(found.status, jnp.int32)
     x, y, s = (jnp.asarray(part) for part in found[:3])
@@ -99,8 +105,10 @@ _PATIENCE = 2
 
 
 class _Prepared(NamedTuple):
-    """A problem in units of its own, and where to start; `finite` says whether it is one.
-    What is not finite is replaced before anything else looks at it.
+    """A problem in units of its own, and where to start.
+
+    - `finite`: whether all data are finite. If not, `data` are zero, so that nothing that
+        follows sees a NaN.
     """
 
     data: Data
@@ -119,7 +127,7 @@ def _prepare(
         _, _, q, b = data
         one = jnp.ones_like(q, shape=())
         scaling = Scaling(jnp.ones_like(q), jnp.ones_like(b), one)
-    elif in_programs(AutoSolver(), data[2].dtype):
+    elif in_programs(structure, AutoSolver(), data[2].dtype):
         call = _traced.Call(structure, AutoSolver())
         data, units = _traced.equilibrate(call, data)
         scaling = Scaling(*units)
@@ -128,6 +136,11 @@ def _prepare(
         data = scaling.data(structure, data)
     start = None if start is None else scaling.scale(start)
     return _Prepared(data, start, scaling, finite)
+
+
+def _is_scaled(forward: AbstractForwardSolver) -> bool:
+    """Whether it gets problems in units of their own. A user's function gets the data."""
+    return not isinstance(forward, Function)
 
 
 def shared_space(structure: AbstractQCPStructure, data: Data) -> SharedSpace:
@@ -183,9 +196,9 @@ def search(
     max_steps: int,
 ) -> Found:
     """The solution of a problem; NaN where there is none."""
-    other = rescue(forward)
+    other = rescue(structure, forward)
     data, start = vary_together((data, start))
-    prepared = _prepare(structure, data, start, other is not None)
+    prepared = _prepare(structure, data, start, _is_scaled(forward))
     first = None
     if prepared.start is not None:
         first = Start(prepared.start, ~prepared.finite)
@@ -238,8 +251,8 @@ def search_batch(
     """`search` for a batch, outside of transformations: solvers on the host are called as
     they are.
     """
-    other = rescue(forward)
-    prepared = _prepare_batch(structure, data, start, other is not None)
+    other = rescue(structure, forward)
+    prepared = _prepare_batch(structure, data, start, _is_scaled(forward))
     first = None
     if prepared.start is not None:
         first = Start(prepared.start, ~np.asarray(prepared.finite))

@@ -2,9 +2,9 @@
 interface, which take no time to compile. `diffqcp._compiled.in_programs` decides whether
 one is used.
 
-A program holds the structures of its calls. It knows them by their keys, which are those
-of their content, so that a compiled program that comes from JAX's persistent cache finds
-what this process has traced.
+A compiled program refers to the structures of its calls by keys, and keeps them alive. A
+key is a hash of the content of a structure. So a program that JAX takes from its
+persistent cache finds the structures that this process has registered while tracing it.
 """
 
 import functools
@@ -28,8 +28,8 @@ class Call(NamedTuple):
     """What of a call is static.
 
     - `polish`: whether a derivative is preceded by Newton steps.
-    - `newton_steps`, `patience`: the most steps of Newton's method itself, and of how
-        many that make nothing better it is ended.
+    - `newton_steps`, `patience`: the most steps of Newton's method, and after how many
+        steps without an improvement it ends.
     """
 
     structure: AbstractQCPStructure
@@ -39,8 +39,9 @@ class Call(NamedTuple):
     patience: int = 0
 
     def __call__(self, name: str, arguments: Any, *sizes: int) -> tuple[Array, ...]:
-        """The results of the function `name` of native/traced.hpp, of these sizes; the
-        negative of one is that of an array of doubles, whatever JAX has.
+        """The results of the function `name` of native/traced.hpp, which have these
+        sizes. A negative size `-k` stands for `k` numbers of float64, also while JAX has
+        none: they are passed as pairs of 32-bit words.
         """
         _register()
         arguments = [jnp.asarray(part) for part in vary_together(tuple(arguments))]

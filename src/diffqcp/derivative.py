@@ -98,7 +98,7 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         """The product by the compiled extension, and whether it was solved; None if it
         is not for it.
         """
-        if not is_compiled(self.frozen_solver, *vector):
+        if not is_compiled(self.structure, self.frozen_solver, *vector):
             return None
         D, (factors, shift, singular) = self.kkt.jacobian, self.state
         K, words = factors.factors

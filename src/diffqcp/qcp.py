@@ -130,7 +130,7 @@ class AbstractQCP(eqx.Module):
         structure, values = self.problem_structure, self._values
         mu = as_smoothing(smoothing)
         chosen = select_solver(solve_method, solver, values)
-        if is_compiled(chosen, *values, mu):
+        if is_compiled(structure, chosen, *values, mu):
             task = Task(structure, chosen, values, polish, _number(mu))
             return compiled_derivative(task, throw)
         compute = partial(
@@ -244,7 +244,7 @@ class AbstractQCP(eqx.Module):
         )
         vectors = ("dq", dq, structure.n), ("db", db, structure.m)
         chosen = select_solver(solve_method, solver, (values, matrices, dq, db))
-        if is_compiled(chosen, *values, *matrices, dq, db, mu):
+        if is_compiled(structure, chosen, *values, *matrices, dq, db, mu):
             data = (*matrices, *(as_host_vector(*vector) for vector in vectors))
             task = Task(structure, chosen, values, polish, _number(mu))
             solution, report = compiled_jvp(task, data)
@@ -295,7 +295,7 @@ class AbstractQCP(eqx.Module):
         n, m = structure.n, structure.m
         vectors = ("dx", dx, n), ("dy", dy, m), ("ds", ds, m)
         chosen = select_solver(solve_method, solver, (values, dx, dy, ds))
-        if is_compiled(chosen, *values, dx, dy, ds, mu):
+        if is_compiled(structure, chosen, *values, dx, dy, ds, mu):
             cotangents = tuple(as_host_vector(*vector) for vector in vectors)
             task = Task(structure, chosen, values, polish, _number(mu))
             data, report = compiled_vjp(task, cotangents)

@@ -21,6 +21,7 @@ from .cones.psd import PSDOrder
 from .dense import QCPStructureDense
 from .derivative import Data, Solution
 from .forward import AbstractForwardSolver, Clarabel, Proximal, SOLUTIONS, Status
+from .forward._host import unfamiliar
 from .linear_solve import FrozenSolver, select_solver
 from .structure import AbstractQCPStructure, QCPStructureCPU, QCPStructureGPU
 
@@ -78,7 +79,8 @@ class QCPSolver(eqx.Module):
     - `structure`: a [`diffqcp.QCPStructureCPU`][] for BCOO matrices with the upper
         triangle of `P`, a [`diffqcp.QCPStructureGPU`][] for BCSR matrices with all of
         `P`, or a [`diffqcp.QCPStructureDense`][] for arrays with all of `P`.
-    - `forward`: the forward solver; [`diffqcp.Clarabel`][] by default.
+    - `forward`: the forward solver; [`diffqcp.Clarabel`][] by default, or
+        [`diffqcp.Proximal`][] for cones that Clarabel does not have.
     - `solve_method`, `solver`: how the linear system of the derivative is solved, as for
         [`diffqcp.AbstractQCP.derivative`][].
     - `polish`: whether to improve what the forward solver returns by Newton steps on the
@@ -134,7 +136,8 @@ class QCPSolver(eqx.Module):
                 f"closest_feasible: expected True or False, got {closest_feasible!r}"
             )
         if forward is None:
-            forward = Proximal() if closest_feasible else Clarabel()
+            proximal = closest_feasible or unfamiliar(structure)
+            forward = Proximal() if proximal else Clarabel()
         if not isinstance(forward, AbstractForwardSolver):
             raise TypeError(
                 "forward: expected a forward solver such as diffqcp.Clarabel(), or "

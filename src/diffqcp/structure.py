@@ -17,7 +17,7 @@ from ._arrays import as_jax
 from ._checks import check_real
 from ._static import StaticArray
 from .cones import ProductCone
-from .cones.product import parse_dims
+from .cones.dims import cones_of, parse_dims
 from .cones.psd import PSDOrder
 from .sparsity import flat_places, SparseMatrix, SparsityPattern
 
@@ -132,10 +132,8 @@ class AbstractQCPStructure(abc.ABC):
         """How many rows each cone takes that is no product of rays, in their order; those
         without rows are left out.
         """
-        dims = self.dims
-        sizes = [*dims["q"], *(size * (size + 1) // 2 for size in dims["s"])]
-        sizes += [3] * (dims["ep"] + dims["ed"] + len(dims["p"]))
-        return [size for size in sizes if size > 0]
+        cones = cones_of(self.dims, self.psd_order)
+        return [cone.dim for key, cone in cones if key not in ("z", "l")]
 
     def P_matrix(self, values: Float[Array, " nnzP"]) -> SparseMatrix:
         """All of the symmetric `P`, from its stored values."""

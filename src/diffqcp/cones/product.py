@@ -1,7 +1,4 @@
-import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import equinox as eqx
@@ -12,12 +9,9 @@ from jaxtyping import Array, Float, ScalarLike
 
 from .._static import StaticArray
 from ._base import AbstractCone, AbstractEigenvectors, ConeJacobian
-from .exponential import ExponentialCone
+from .dims import cones_of, parse_dims
 from .nonneg import NonnegativeCone
-from .power import PowerCone
-from .psd import PSDCone, PSDOrder
-from .soc import SecondOrderCone
-from .zero import ZeroCone
+from .psd import PSDOrder
 
 
 class RepeatedEigenvectors(AbstractEigenvectors):
@@ -187,41 +181,21 @@ class ProductCone(AbstractCone):
         negative or fractional size, an exponent out of range, a `pnd` cone of more than
         three dimensions, a missing or unknown `psd_order`.
         """
-        sizes = parse_dims(dims, psd_order)
-        cones: dict[Any, list[AbstractCone]] = {}
+        groups: dict[Any, list[AbstractCone]] = {}
         rows: dict[Any, list[np.ndarray]] = {}
         start = 0
-
-        def add(key: Any, cone: AbstractCone) -> None:
-            nonlocal start
-            cones.setdefault(key, []).append(cone)
-            rows.setdefault(key, []).append(np.arange(start, start + cone.dim))
-            start += cone.dim
-
-        if sizes["z"]:
-            add("zero", ZeroCone(sizes["z"]))
-        if sizes["l"]:
-            add("rays", NonnegativeCone(sizes["l"]))
-        for dim in sizes["q"]:
-            if dim > 0:
-                add(*_second_order(dim))
-        for size in sizes["s"]:
-            if size > 0:
-                add(*_psd(size, psd_order or "lower"))
-        exponential = ExponentialCone()
-        for _ in range(sizes["ep"]):
-            add("exponential", exponential)
-        for _ in range(sizes["ed"]):
-            add("dual exponential", exponential.dual())
-        for alpha in sizes["p"]:
-            cone = PowerCone(abs(alpha))
-            if alpha > 0:
-                add("power", cone)
-            else:
-                add("dual power", cone.dual())
+        cones = [cone for _, cone in cones_of(parse_dims(dims, psd_order), psd_order)]
+        keys: dict[int, tuple[Any, int]] = {}
+        for cone in cones:
+            if id(cone) not in keys:  # most are one object many times
+                keys[id(cone)] = _alike(cone), cone.dim
+            key, dim = keys[id(cone)]
+            groups.setdefault(key, []).append(cone)
+            rows.setdefault(key, []).append(np.arange(start, start + dim))
+            start += dim
         order = [np.concatenate(group) for group in rows.values()]
         return cls(
-            [_gather(key, group) for key, group in cones.items()],
+            [_gather(group) for group in groups.values()],
             np.concatenate(order) if order else None,
         )
 
@@ -281,126 +255,17 @@ class ProductCone(AbstractCone):
         return ProductCone([cone.dual() for cone in self.cones], rows)
 
 
-# There may be many cones of one size, and making one takes some 10 us.
-@functools.lru_cache(maxsize=256)
-def _second_order(dim: int) -> tuple[Any, AbstractCone]:
-    # In one dimension it is the nonnegative ray.
-    return ("rays", NonnegativeCone(1)) if dim == 1 else (dim, SecondOrderCone(dim))
+def _alike(cone: AbstractCone) -> Any:
+    """The same for cones that become one: all rays, and others of one type and size."""
+    is_ray = isinstance(cone, NonnegativeCone)
+    return NonnegativeCone if is_ray else jax.tree.structure(cone)
 
 
-@functools.lru_cache(maxsize=256)
-def _psd(size: int, order: PSDOrder) -> tuple[Any, AbstractCone]:
-    if size == 1:
-        return "rays", NonnegativeCone(1)
-    return ("psd", size), PSDCone(size, order)
-
-
-def _gather(key: Any, group: list[AbstractCone]) -> AbstractCone:
+def _gather(group: list[AbstractCone]) -> AbstractCone:
     """One cone for a group of equal ones."""
-    if key == "rays":
+    if isinstance(group[0], NonnegativeCone):
         return NonnegativeCone(sum(cone.dim for cone in group))
     if len(group) == 1:
         return group[0]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *group)
     return RepeatedCone(stacked, len(group))
-
-
-_COUNTS = ("z", "l", "ep", "ed")
-_LISTS = ("q", "s", "p")
-
-
-def parse_dims(dims: Mapping[str, Any], psd_order: PSDOrder | None) -> dict[str, Any]:
-    """Checks an SCS-style dictionary and fills in what it leaves out."""
-    if not isinstance(dims, Mapping):
-        raise TypeError(
-            "cone_dims: expected a dictionary such as {'z': 1, 'l': 2}, got "
-            f"{type(dims).__name__}"
-        )
-    dims = {key: value for key, value in dims.items() if not _is_none(value)}
-    unknown = set(dims) - {*_COUNTS, *_LISTS, "f", "pnd"}
-    if unknown:
-        raise ValueError(
-            f"cone_dims: unknown cone {sorted(unknown, key=str)}; known are z, l, q, s, "
-            "ep, ed, p and pnd"
-        )
-    sizes: dict[str, Any] = {key: _size(key, dims.get(key, 0)) for key in _COUNTS}
-    # SCS had this name for it before version 3, and CVXPY has it for other solvers.
-    sizes["z"] += _size("f", dims.get("f", 0))
-    for key in _LISTS:
-        read = _exponent if key == "p" else _size
-        sizes[key] = [read(key, entry) for entry in _entries(key, dims.get(key, ()))]
-    # These rows follow those of p.
-    sizes["p"] += [_pair(entry) for entry in _entries("pnd", dims.get("pnd", ()))]
-    if psd_order not in (None, "lower", "upper"):
-        raise ValueError(
-            f"psd_order: expected 'lower' (SCS) or 'upper' (Clarabel), got {psd_order!r}"
-        )
-    if psd_order is None and max(sizes["s"], default=0) >= 3:
-        raise ValueError(
-            "psd_order: must be given for PSD cones of order 3 or more: 'lower' for "
-            "data in SCS's order (lower triangle by columns), 'upper' for Clarabel's "
-            "(upper triangle by columns). (In cvxpylayers the solver CUCLARABEL does not "
-            "say; use solver=diffqcp.integrations.cvxpylayers.DiffQCP() there)"
-        )
-    return sizes
-
-
-def _is_none(value: Any) -> bool:
-    """Whether the value of a key stands for no cones."""
-    if isinstance(value, (list, tuple)):
-        return not value
-    if isinstance(value, np.ndarray):
-        return value.size == 0
-    return value is None or (not isinstance(value, bool) and value == 0)
-
-
-def _entries(key: str, value: Any) -> list[Any]:
-    # (An array may be of no dimension.)
-    if not isinstance(value, (list, tuple, np.ndarray)) or getattr(value, "ndim", 1) == 0:
-        raise TypeError(f"cone_dims[{key!r}]: expected a list, got {value!r}")
-    return list(value)
-
-
-def _number(key: str, value: Any, wanted: str) -> Any:
-    if isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        raise TypeError(f"cone_dims[{key!r}]: expected {wanted}, got {value!r}")
-    return value
-
-
-def _size(key: str, value: Any) -> int:
-    number = value if type(value) is int else _number(key, value, "an integer")
-    if not (math.isfinite(number) and int(number) == number):
-        raise TypeError(f"cone_dims[{key!r}]: expected an integer, got {value!r}")
-    if number < 0:
-        raise ValueError(f"cone_dims[{key!r}]: sizes must not be negative, got {value}")
-    return int(number)
-
-
-def _exponent(key: str, value: Any) -> float:
-    number = float(_number(key, value, "a number"))
-    if not 0 < abs(number) < 1:
-        raise ValueError(
-            f"cone_dims[{key!r}]: exponents must lie in (-1, 0) or (0, 1), "
-            f"negative for the dual cone, got {value!r}"
-        )
-    return number
-
-
-def _pair(exponents: Any) -> float:
-    """The exponent of the power cone with these two, which are all that it may have."""
-    exponents = [_exponent("pnd", value) for value in _entries("pnd", exponents)]
-    if len(exponents) != 2:
-        raise ValueError(
-            "cone_dims['pnd']: power cones of more than three dimensions are not "
-            f"supported, got the {len(exponents)} exponents {exponents}; write them as "
-            "cones of three dimensions, or, for a CVXPY problem, solve it with cp.SCS, "
-            "for which CVXPY does that"
-        )
-    if min(exponents) < 0 or abs(sum(exponents) - 1) > 1e-9:
-        raise ValueError(
-            "cone_dims['pnd']: expected positive exponents with the sum 1, got "
-            f"{exponents}"
-        )
-    return exponents[0]

@@ -50,9 +50,15 @@ class Eliminated(NamedTuple):
     def reduce(
         self, right: Float[Array, " n"], bounds: Float[Array, " m"]
     ) -> tuple[Float[Array, " n"], Float[Array, " p"], Float[Array, " k"]]:
-        """Where `P x + E'y + G'z = right` and `E x = e` leave `x`, `y` and `G x - h`, for
-        `bounds = (e, h)`: as `L'x` and `C'y` without `z`, and what `S z` is subtracted
-        from.
+        """The `x` and `y` that solve `P x + E'y + G'z = right` and `E x = e`, as far as
+        they do not depend on `z`.
+
+        **Arguments:**
+
+        - `bounds`: `(e, h)`.
+
+        **Returns:** `L'x` for `y = 0` and `z = 0`, `C'y` for `z = 0`, and `G x - h` for
+        `z = 0`, from which a `z` subtracts `S z`.
         """
         root, rows, p = self.space.root, self.space.rows, self.equalities
         inner = root.solve(right)
@@ -64,7 +70,7 @@ class Eliminated(NamedTuple):
     def restore(
         self, inner: Float[Array, " n"], outer: Float[Array, " p"], z: Float[Array, " k"]
     ) -> tuple[Float[Array, " n"], Float[Array, " p"]]:
-        """`x` and `y`, from the first parts of `reduce` and `z`."""
+        """`x` and `y`, from `z` and the first two results of `reduce`."""
         y = outer - jnp.matmul(self.coupling, z, precision="highest")
         y = self.corner.solve_transposed(y)
         rows = self.space.rows
@@ -99,8 +105,8 @@ def complementary(
     tol: float,
     max_iter: int,
 ) -> Complementary:
-    """Mehrotra's predictor-corrector method. At the end the coordinates that are
-    positive are solved for exactly, if that keeps all signs.
+    """Mehrotra's predictor-corrector method. At the end the coordinates of `z` that are
+    positive are computed exactly, by one solve, if all signs stay right.
 
     **Arguments:**
 
@@ -125,7 +131,7 @@ def complementary(
         solve = _factorise(S + jnp.diag(s / z))
 
         def direction(complementarity: Array) -> tuple[Array, Array]:
-            """For `z ds + s dz = -complementarity`."""
+            """The Newton direction with `z ds + s dz = -complementarity`."""
             dz = solve(residual - complementarity / z)
             return dz, mv(dz) - residual
 
@@ -143,7 +149,7 @@ def complementary(
         error = jnp.max(jnp.abs(s - pulled - c), initial=0) / scale
         costs = jnp.abs(jnp.stack([z @ pulled, c @ z]))
         error = jnp.maximum(error, z @ s / (1 + jnp.max(costs)))
-        # On a ray `z` with `S z = 0 > c'z` there is no end: the rows are inconsistent.
+        # If `S z = 0 > c'z`, `z` grows without end: the rows are inconsistent.
         ray = jnp.max(jnp.abs(pulled), initial=0) <= tol**0.75 * -(c @ z)
         return _State(z, s, steps + 1, (error > tol) & ~ray)
 

@@ -1,4 +1,4 @@
-"""Solvers that run on the host, outside XLA."""
+"""Solvers that run on the host, outside XLA: callbacks, threads, formats."""
 
 import abc
 import dataclasses
@@ -18,6 +18,7 @@ import scipy.sparse as sp
 
 from .._callbacks import host_callback
 from .._checks import check_number
+from ..cones.dims import beyond
 from ..cones.psd import PSDOrder, triangle
 from ..derivative import Data
 from ..sparsity import flat_places
@@ -56,7 +57,7 @@ class HostProblem(NamedTuple):
 class HostBatch:
     """Problems of one structure, at least one, with data that are finite: the fields of
     [`diffqcp.forward.HostProblem`][] with an axis for the problems first. A start that is
-    not finite is none.
+    not finite is not used.
     """
 
     P_data: np.ndarray
@@ -147,6 +148,12 @@ class _Family:
     """All problems of one structure: how their data are arranged, and the workspaces."""
 
     def __init__(self, solver: AbstractHostSolver, structure: AbstractQCPStructure):
+        others = unfamiliar(structure)
+        if others:
+            raise ValueError(
+                f"{type(solver).__name__}: expected cones {', '.join(FAMILIAR)} only, "
+                f"got cones {others}; diffqcp.Proximal takes them"
+            )
         self.solver, self.n, self.m = solver, structure.n, structure.m
         self.dims, self.rows, self.rows_inverse = _solver_rows(
             structure, solver.psd_order, solver.own_duals
@@ -193,7 +200,8 @@ class _Family:
         shapes = [part.shape[:-1] for part in arrays] + [exact.shape]
         batch = np.broadcast_shapes(*shapes)
 
-        # What all items share is not copied for each, unless the batch has several axes.
+        # Arrays that all items share are views, not copies, unless the batch has several
+        # axes.
         def flat(part: np.ndarray) -> np.ndarray:
             size = part.shape[-1]
             return np.broadcast_to(part, (*batch, size)).reshape(math.prod(batch), size)
@@ -327,6 +335,14 @@ class _Gather:
     def matrix(self, entries: np.ndarray) -> sp.csc_array:
         """The matrix with these entries."""
         return sp.csc_array((entries, self._indices, self._indptr), self._shape)
+
+
+FAMILIAR = ("z", "l", "q", "s", "ep", "ed", "p")
+
+
+def unfamiliar(structure: AbstractQCPStructure) -> list[str]:
+    """The keys of the cones that no solver outside of the package takes."""
+    return beyond(structure.dims, FAMILIAR)
 
 
 def _solver_rows(

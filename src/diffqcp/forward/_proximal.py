@@ -20,13 +20,13 @@ al., "ProxQP", 2022, for QPs; Li, Sun and Toh, 2020, for LPs.) A Newton step for
 the solution of the system of `diffqcp.kkt` with `P + sigma I` for `P` and
 `rho lam / (1 + rho lam)` for `lam`: quasi-definite, and never singular.
 
-The steps are those of the solution `x` alone, so that rounding errors of `A x - b` come
-into `y` times `rho`. Near the solution, steps in `x` and `v = y - s` at once,
+These steps move `x` alone, and rounding errors of `A x - b` enter `y` multiplied by
+`rho`. So near the solution they are followed by steps in `x` and `v = y - s` at once,
 
     [[P + e I, A'U L], [L U'A, -(I - lam) - e lam]],      e = sqrt(eps),
 
-which are those of Newton's method but for a small proximal term, go on from there as long
-as they help. They converge where `K` is singular, too.
+which are those of Newton's method but for a small proximal term, as long as they help.
+They converge where `K` is singular, too.
 """
 
 import functools
@@ -54,7 +54,7 @@ _RUNNING = -1  # no status yet
 
 
 class Problem(NamedTuple):
-    """A problem, with `cone` for `K*`: that, or one in its place."""
+    """A problem. `cone` is `K*`, or the cone that takes its place."""
 
     structure: AbstractQCPStructure
     data: Data
@@ -101,14 +101,17 @@ class _Point(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Where the method is.
+    """The state of the method.
 
-    - `point`: that of the minimisation. `outer`: `(x_k, y_k)`. `best`: the best one.
-    - `rho`, `sigma`: the parameters of the minimisation; `tol`: the size of the gradient
-        at which it ends; `primal`: the primal residual at the end of the last one;
-        `inner`: its steps so far.
-    - `polishing`: whether the next step is one in `x` and `v`, from `outer`, at which
-        `point` is then, too. They are tried below the error `threshold`.
+    - `point`: the current point of the minimisation.
+    - `outer`: `(x_k, y_k)`.
+    - `best`: the point with the smallest error so far.
+    - `rho`, `sigma`: the parameters of the minimisation.
+    - `tol`: the minimisation ends at a gradient of this size.
+    - `primal`: the primal residual at the end of the last minimisation.
+    - `threshold`: below this error, steps in `x` and `v` are tried.
+    - `polishing`: whether the next step is one of these. Then `point` is `outer`.
+    - `inner`: how many steps the minimisation has taken.
     """
 
     point: _Point
@@ -155,7 +158,7 @@ def minimise(
     nearby = eps**0.45
     zero = np.arange(structure.m) < structure.dims["z"]
     weight = jnp.asarray(np.where(zero, _EQUALITIES, 1.0), dtype)
-    # Of the eigenvalues, which are in the order of the cones.
+    # The same for the eigenvalues, which are in the order of the cones.
     rows = problem.cone.rows
     own_weight = weight if rows is None else weight[rows.value]
 
@@ -177,7 +180,7 @@ def minimise(
         lam = jnp.where(
             polishing, lam / (1 + nearby * lam), own_rho * lam / (1 + own_rho * lam)
         )
-        # Those of a batch that are finished are factorised too: NaN, at once.
+        # In a batch, items that are finished are factorised too; with NaN, at once.
         right = jnp.where(unfinished(state), -gradient, jnp.nan)
         d, dy = problem.solve(
             jacobian.map(lambda _: lam),
@@ -298,13 +301,14 @@ def _line_search(
     path: Float[Array, " m"],
     at_once: Bool[Array, ""],
 ) -> tuple[Float[Array, ""], Float[Array, " m"], Float[Array, " m"]]:
-    """Where the slope of the penalised objective is close to zero. It never decreases.
+    """A step at whose end the slope of the penalised objective is close to zero. (The
+    objective is convex, so the slope never decreases.)
 
     **Arguments:**
 
     - `terms`: `c0`, `c1`, `a`, and the slope at 0; that at `t` is
         `c0 + c1 t + a'Pi(place + t path)`.
-    - `at_once`: whether to take 1 instead.
+    - `at_once`: whether to take a step of length 1 without a search.
 
     **Returns:** `t`, `place + t path`, and its projection.
     """
@@ -355,7 +359,7 @@ def _certificate(
     _, _, q, b = problem.data
     d = new.x - old.x
     size = jnp.maximum(_size(d), 1e-9)
-    # A ray has nothing of A d outside of -K: its projection onto K*.
+    # Along a ray `A d` is in -K, so that its projection onto K* is zero.
     t, rest = jax.vmap(problem.cone.project)(
         jnp.stack([(new.y - old.y) / rho, (new.Ax - old.Ax) / size])
     )
@@ -383,7 +387,7 @@ def _shifted(P: SparseMatrix, shift: Float[Array, ""]) -> SparseMatrix:
 
 @functools.lru_cache(maxsize=64)
 def _with_diagonal(pattern: SparsityPattern) -> tuple[SparsityPattern, np.ndarray]:
-    """The pattern with all of the diagonal, and where that is."""
+    """The pattern with the whole diagonal added, and the places of the diagonal in it."""
     on = np.flatnonzero(pattern.rows == pattern.cols)
     missing = np.setdiff1d(np.arange(pattern.shape[0]), pattern.rows[on])
     places = np.concatenate([on, pattern.nnz + np.arange(missing.size)])

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from .._checks import check_number
 from .._range_space import RangeSpace
+from ..cones.dims import beyond
 from ..derivative import Data
 from ..structure import AbstractQCPStructure
 from ._base import AbstractForwardSolver, Found, Start, Status
@@ -63,11 +64,11 @@ class InteriorPoint(AbstractForwardSolver):
         """Ignores `start`: interior-point methods gain little by one."""
         del start
         dims = structure.dims
-        others = [key for key in ("q", "s", "ep", "ed", "p") if dims[key]]
+        others = beyond(dims, ("z", "l"))
         if others:
             raise ValueError(
                 "InteriorPoint: expected zero and nonnegative cones only, got cones "
-                f"{others}; diffqcp.Clarabel takes them"
+                f"{others}; diffqcp.Proximal takes all cones"
             )
         P_values, A_values, q, b = data
         P = structure.P_matrix(P_values).as_matrix()
@@ -95,9 +96,9 @@ class InteriorPoint(AbstractForwardSolver):
             space = RangeSpace.of(P, A)
             found = _by_elimination(problem, space, self.max_iter, tol, accept)
 
-            # A loop of at most one step, which for a batch is left out if none wants it.
-            # (The compiler would take all of it out of the loop, and always do it, if it
-            # did not depend on what comes in.)
+            # A loop of at most one step, which a batch skips if no item needs it. (The
+            # barrier makes the problem depend on the state of the loop; otherwise the
+            # compiler would move all of it out of the loop, and always do it.)
             def again(old: _State) -> _State:
                 own, old = lax.optimization_barrier((problem, old))
                 new = lax.while_loop(unfinished, partial(body, own), _first(own))
@@ -151,8 +152,9 @@ class _State(NamedTuple):
 
 
 def eliminates(structure: AbstractQCPStructure) -> bool:
-    """Whether `InteriorPoint` tries the range space first. A batch of tiny problems is
-    faster without LAPACK; with many more rows than variables each iteration is.
+    """Whether `InteriorPoint` eliminates `x` first. It does not for tiny problems, of
+    which a batch is faster without LAPACK, nor with many more rows than variables, where
+    an iteration with the eliminated problem would take longer.
     """
     n, m = structure.n, structure.m
     return max(n, m) > _MOST_SWEEPS and 2 * m <= 5 * n
@@ -214,7 +216,7 @@ def _gram(G: Float[Array, "k n"], weights: Float[Array, " k"]) -> Float[Array, "
     """`G' diag(weights) G`."""
     if G.shape[0] > _MOST_SWEEPS:
         return jnp.matmul(G.T * weights[None, :], G, precision="highest")
-    # Likewise one pass over a batch.
+    # As in `_inverse`, each step is one pass over a batch.
     total = jnp.zeros((G.shape[1],) * 2, G.dtype)
     for row, weight in zip(G, weights, strict=True):
         total += (weight * row)[:, None] * row[None, :]
@@ -281,7 +283,7 @@ def _iterate(problem: _Problem, state: _State) -> _State:
     solve = _factorise(problem, z / s)
 
     def direction(complementarity):
-        """For `z ds + s dz = -complementarity`."""
+        """The Newton direction with `z ds + s dz = -complementarity`."""
         pull = (z * inequality - complementarity) / s
         dx, dy = solve(-dual - _mv(G.T, pull), -equality)
         ds = -inequality - _mv(G, dx)

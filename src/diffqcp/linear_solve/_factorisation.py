@@ -59,7 +59,8 @@ class AbstractFactorisation(abc.ABC):
 
 
 class AbstractInverse(AbstractFactorisation):
-    """A factorisation that factorises and solves, and leaves the rest to `refine`.
+    """A factorisation that has `factor` and `solve` only. Whether a matrix is singular is
+    found, and solutions are refined, by the functions of `_quasidefinite.py`.
 
     The shift is that given, or if `adapt` one that follows the rows of the matrix where
     these are of very different sizes.
@@ -138,9 +139,10 @@ class AbstractInverse(AbstractFactorisation):
 
 def all_at_least(inverses: UInt32[Array, " words"], least: float) -> Bool[Array, ""]:
     """Whether pivots are at least `least > 0`, up to six digits, given their inverses as
-    doubles that are pairs of 32-bit words, the less significant one first. (JAX may have
-    no doubles. The more significant words of positive ones are ordered as they are, and
-    those of others, infinity and NaN are larger.)
+    doubles that are pairs of 32-bit words, the less significant one first. (While JAX has
+    no doubles, only the words can be compared. The more significant words of positive
+    doubles are in the order of the numbers, and as unsigned integers those of negative
+    numbers, infinity and NaN are larger than the bound.)
     """
     bound = int(np.float64(1 / least).view(np.uint64)) >> 32
     return jnp.all(inverses[1::2] <= jnp.uint32(bound))

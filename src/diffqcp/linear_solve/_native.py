@@ -9,7 +9,8 @@ from ._factorisation import AbstractFactorisation, all_at_least
 from ._quasidefinite import Outcome, Tolerances
 
 
-# Words behind the shift, which follows the inverse pivots: of four numbers.
+# A factor ends with the inverse pivots, the shift, and four more numbers: in words these
+# four are
 _TAIL = 8
 
 
@@ -24,8 +25,9 @@ class NativeFactorisation(AbstractFactorisation):
 
     - `fill`: how many numbers the factor has.
     - `operations`: how many multiplications a factorisation takes.
-    - `plan`, `source`: the result of the symbolic phase, and the entry that each one of
-        the factor's own order comes from.
+    - `plan`: the result of the symbolic phase.
+    - `source`: the entries of the matrix in the order in which the factorisation takes
+        them.
     - `groups`: as given.
     """
 
@@ -89,7 +91,8 @@ class NativeFactorisation(AbstractFactorisation):
         self, values: Float[Array, " entries"], least: float
     ) -> Bool[Array, ""]:
         """Whether the matrix is positive definite, with pivots of at least `least`."""
-        # A pivot that is not positive is replaced by the shift, and shows.
+        # A pivot that is not positive is replaced by this tiny shift, which is below
+        # `least`.
         shift = jnp.full(self.order, jnp.finfo(values.dtype).tiny, values.dtype)
         (_, factor), _ = self.factorise(values, shift, adapt=False, well_posed=True)
         end = 2 * self.fill - 2 * self.order - _TAIL

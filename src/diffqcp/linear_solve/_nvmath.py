@@ -23,8 +23,8 @@ class NvmathFactorisation(AbstractInverse):
     """LDL' by cuDSS on the GPU, with values and right-hand sides that pass through the
     memory of the host.
 
-    cuDSS analyses the pattern once. There is one set of factors at a time: another
-    matrix takes its place, and it is factorised anew when it is next needed.
+    cuDSS analyses the pattern once. Only the factors of the last matrix are kept: a solve
+    with another matrix factorises that one first.
     """
 
     def analyse(self) -> None:

@@ -3,12 +3,12 @@ from typing import Any
 
 
 def check_fraction(owner: object, name: str, *, positive: bool) -> None:
-    """That an option is None or a number below one, and not negative.
+    """Checks that an option is None or a number from 0 to 1.
 
     **Arguments:**
 
     - `owner`, `name`: whose option it is, and what it is called.
-    - `positive`: whether zero has no sense either.
+    - `positive`: whether zero is refused, too.
 
     **Raises:** `ValueError` if it is not.
     """
@@ -20,7 +20,7 @@ def check_fraction(owner: object, name: str, *, positive: bool) -> None:
 
 
 def check_count(owner: object, name: str) -> None:
-    """That an option is None or an integer that is at least one.
+    """Checks that an option is None or an integer that is at least one.
 
     **Arguments:**
 

@@ -26,10 +26,15 @@ class QuasidefiniteState(NamedTuple):
 
 
 class Tolerances(NamedTuple):
-    """When to stop refining: at the estimated relative error `tol`, or after `max_steps`.
-    If `E z` is smaller than `floor` times the right-hand side, `z` is zero up to rounding
-    errors. If `well_posed`, also when a step is not half as long as the one before. An
-    eigenvalue of `K` counts as zero if it is at most `null` times `E`.
+    """When to stop refining, and what counts as zero.
+
+    - `tol`: refinement ends at this estimated relative error.
+    - `floor`: if `E z` is smaller than `floor` times the right-hand side, `z` is zero up
+        to rounding errors.
+    - `max_steps`: the most steps.
+    - `well_posed`: whether refinement also ends, without success, when a step is not
+        shorter than half of the one before.
+    - `null`: an eigenvalue of `K` counts as zero if it is at most `null` times `E`.
     """
 
     tol: float
@@ -139,8 +144,11 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
         return self.default_shift(dtype) if given is None else given
 
     def _shift(self, operator: KKTOperator) -> Float[Array, " N"]:
-        """Of the size of `P` and of `A`; less where the other one is much larger, since
-        `A`'s rows see `A P^-1 A'`, and `P` may be all there is in the null space of `A`.
+        """The diagonal of `E`. With `p` and `a` for the largest entries of `P` and `A`,
+        and all of it relative to `regularisation`, the blocks are `p` and
+        `-a sqrt(a / p)` if `p > a`, else `sqrt(p a)` and `-a`. The second block is below
+        `a` where `P` is large, as it is to be small beside `A P^-1 A'`, and the first
+        one where `P` is small, as `P` may be all there is in the null space of `A`.
         """
         P, A = operator.P.values, operator.A.values
         size_P = jnp.max(jnp.abs(P), initial=0)
@@ -152,8 +160,8 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
         ratio = jnp.clip(size_P / size_A, 1e-10, 1e10)
         upper = size_A * jnp.where(ratio > 1, ratio, jnp.sqrt(ratio))
         lower = size_A * jnp.where(ratio > 1, 1 / jnp.sqrt(ratio), 1)
-        # Null vectors are zero in rows with lam != 1. Their shift may be any, and is of
-        # the size of the entry there: -1 for a constraint that is not active.
+        # In rows with lam != 1 null vectors are zero, so that any shift would do there.
+        # It is of the size of the diagonal entry, which is -1 for inactive constraints.
         lam = operator.jacobian.eigenvalues
         blocks = [jnp.full(operator.n, upper), -(lam * lower + (1 - lam))]
         return self.relative_shift(P.dtype) * jnp.concatenate(blocks)
@@ -277,10 +285,10 @@ def factorise_evenly(
 
 
 _ROUNDS = 8
-# The rounding errors of a null vector times K, with a margin for long sums; and the part
-# of a right-hand side that is taken for one.
+# How many rounding errors `K` times a null vector may be, with a margin for long sums;
+# and how small a part of a right-hand side is taken for a rounding error.
 _ROUNDING, _TRACE = 5000, 1e-12
-# Of the entries of E, which go with the squares of units.
+# The ratio of shifts, which go with the squares of units, that counts as very different.
 _UNEVEN = 1e5
 
 
@@ -295,7 +303,8 @@ def is_singular(inverse: _Map, shift: Float[Array, " N"]) -> Bool[Array, ""]:
     scale = jnp.sqrt(jnp.abs(shift))  # puts both blocks in the same units
     probes = np.random.default_rng(0).normal(size=(2, shift.size)).astype(shift.dtype)
     left = jax.vmap(lambda probe: shift * inverse(scale * probe) / scale)(probes)
-    # A unit vector of null(K) leaves a standard normal number of each.
+    # Of each probe, its component along a unit vector of null(K) is left, which is a
+    # standard normal number.
     return jnp.linalg.norm(left) > 0.01
 
 
@@ -309,8 +318,8 @@ def refine(
 ) -> Outcome:
     """Iteration (1): the solution, its estimated relative error, and the steps.
 
-    The steps decrease geometrically, which tells the error, until they are at the
-    level of rounding errors.
+    The steps decrease geometrically until they are at the level of rounding errors, and
+    the error is estimated from the ratio of two of them.
 
     **Arguments:**
 
@@ -347,8 +356,8 @@ def refine(
         return z, length, ratio, error, count + 1
 
     z, length = step(consistent)
-    # NaN is its own error, and ends the iteration. (The start is computed from `length`,
-    # for constants are of another type under shard_map.)
+    # If the first step is NaN, so is the error, which ends the iteration. (The start is
+    # computed from `length`, since constants would be of another type under shard_map.)
     error = jnp.where(length > 0, jnp.inf, length).astype(length.dtype)
     ratio = jnp.where(length > 0, 0, length).astype(length.dtype)
     start = (z, length, ratio, error, jnp.asarray(1))

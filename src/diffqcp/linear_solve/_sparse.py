@@ -51,7 +51,7 @@ class AbstractSparseSolver(AbstractQuasidefiniteSolver):
         vector: Float[Array, " N"],
         tolerances: Tolerances,
     ) -> Outcome:
-        """Likewise."""
+        """By the same factorisation."""
         operator, factors = state.factors
         assembly = assemble(operator)
         z, error, steps = self.analyse(assembly).refined(

@@ -32,8 +32,10 @@ class AugmentedState(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """- `residual`: `r - K z`.
-    - `solved`: whether the inner solver says so.
+    """A solution so far.
+
+    - `residual`: `r - K z`.
+    - `solved`: whether the inner solver has succeeded.
     """
 
     z: Float[Array, " N"]
@@ -107,8 +109,8 @@ class Augmented(lx.AbstractLinearSolver[AugmentedState]):
     def compute(
         self, state: AugmentedState, vector: Float[Array, " N"], options: dict[str, Any]
     ) -> tuple[Float[Array, " N"], lx.RESULTS, dict[str, Any]]:
-        """Solves the new system, and once more where weights have cost digits; then the
-        residual of the old one counts.
+        """Solves the new system, and a second time for the residual, where large weights
+        have cost digits. Whether that has succeeded is told by the residual of `K z = r`.
         """
         operator, n = state.operator, state.operator.n
         size = jnp.max(jnp.abs(vector), initial=0)
@@ -118,7 +120,8 @@ class Augmented(lx.AbstractLinearSolver[AugmentedState]):
             return jnp.max(jnp.abs(residual), initial=0)
 
         def unfinished(found: _Found) -> Bool[Array, ""]:
-            # The first time for anything, NaN too; then a comparison with NaN ends it.
+            # The first step is always taken, also if there is a NaN. After it, a
+            # comparison with NaN is false, and ends the loop.
             more = (found.steps < 2) & (length(found.residual) > eps**0.8 * size)
             return (found.steps == 0) | more
 
@@ -188,7 +191,7 @@ def _blocks(operator: KKTOperator) -> _Blocks:
     """
     A, product = operator.A.pattern, operator.jacobian.eigenvectors
     m = A.shape[0]
-    # Those of one cone follow each other.
+    # The coordinates of one cone follow each other.
     _, sizes = np.unique(row_groups(operator)[operator.n :], return_counts=True)
     block = np.repeat(np.arange(sizes.size), sizes)
     within = np.arange(m) - np.repeat(np.cumsum(sizes) - sizes, sizes)

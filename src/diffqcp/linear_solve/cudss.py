@@ -46,7 +46,7 @@ class CuDSS(AbstractSparseSolver):
     interface: Interface = "auto"
 
     def analyse(self, assembly: Assembly) -> AbstractFactorisation:
-        """By the package that `interface` says."""
+        """By the package that `interface` names."""
         return _analyse(assembly, self._interface())
 
     def check(self, traced: bool) -> None:
@@ -84,7 +84,7 @@ class CuDSS(AbstractSparseSolver):
         )
 
 
-# The package, where our part for it is, and what that has.
+# For each package the module that uses it, and the class in that module.
 _MODULES = {
     "spineax": ("._spineax", "SpineaxFactorisation"),
     "nvmath": ("._nvmath", "NvmathFactorisation"),

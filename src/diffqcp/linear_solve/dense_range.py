@@ -13,8 +13,10 @@ from .lu import LU
 
 
 class SharedSpace(NamedTuple):
-    """What a forward solver has made of `P` and `A` already: in units in which a column
-    of both is `cols` times, and a row of `A` is `rows` times as large.
+    """What a forward solver has already made of `P` and `A`, in units of its own.
+
+    - `cols`, `rows`: there the matrices are `D P D` and `E A D` with `D = diag(cols)` and
+        `E = diag(rows)`.
     """
 
     space: RangeSpace
@@ -23,7 +25,9 @@ class SharedSpace(NamedTuple):
 
 
 class RangeState(NamedTuple):
-    """- `root`, `coupling`, `cols`, `rows`: `L` and `V`, and their units; see
+    """`K`, with `x` eliminated.
+
+    - `root`, `coupling`, `cols`, `rows`: `L` and `V`, and their units; see
         `SharedSpace`.
     - `schur`: the Cholesky factor of the matrix that is left for `t`.
     - `regular`: whether both factorisations are far from singular.
@@ -94,12 +98,13 @@ class DenseRange(lx.AbstractLinearSolver[RangeState]):
         size = jnp.max(jnp.abs(vector), initial=0)
         tol = float(jnp.finfo(vector.dtype).eps) ** 0.75
         fine = (left <= tol * size) & regular
-        # What is not finite has no other solution.
+        # For a right-hand side that is not finite no other solver is tried.
         settled = fine | ~jnp.isfinite(size)
         other = AutoSolver() if vector.size <= _SMALL else LU()
 
-        # A loop of at most one step, which for a batch is left out if none wants it. (Its
-        # matrix depends on what comes in, or the compiler would take it out of the loop.)
+        # A loop of at most one step, which a batch skips if no item needs it. (The
+        # barrier makes the matrix depend on the state of the loop; otherwise the compiler
+        # would move the factorisation out of the loop.)
         def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             own, settled = jax.lax.optimization_barrier((operator, carry[2]))
             z, result, _ = other.compute(other.init(own, {}), vector, {})

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Integer
 
 from .._checks import as_vector, check_number
 from .._differentiate import Values
-from ..cones.product import parse_dims
+from ..cones.dims import parse_dims
 from ..cones.psd import PSDOrder
 from ..linear_solve import Augmented, FrozenSolver, select_solver
 from ..solver import raise_unless_solved

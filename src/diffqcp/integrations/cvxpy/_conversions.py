@@ -9,17 +9,24 @@ from jax.experimental.sparse import BCOO, BCSR
 from ..._arrays import as_jax
 
 
+# CVXPY's names of the cones, and the keys of the dictionary.
+_KEYS: dict[str, str] = {
+    "zero": "z",
+    "nonneg": "l",
+    "soc": "q",
+    "psd": "s",
+    "exp": "ep",
+    "p3d": "p",
+    "pnd": "pnd",
+}
+
+
 def cone_dims(dims: Any) -> dict[str, Any]:
-    """CVXPY's `ConeDims` as an SCS-style dictionary."""
-    return {
-        "z": dims.zero,
-        "l": dims.nonneg,
-        "q": dims.soc,
-        "s": dims.psd,
-        "ep": dims.exp,
-        "p": dims.p3d,
-        "pnd": dims.pnd,
-    }
+    """CVXPY's `ConeDims` as an SCS-style dictionary. A cone without a key keeps its name,
+    so that a structure refuses it by that, if there are any.
+    """
+    sizes: dict[str, Any] = vars(dims)
+    return {_KEYS.get(name, name): value for name, value in sizes.items()}
 
 
 def as_bcoo(matrix: Any) -> BCOO:

@@ -47,7 +47,7 @@ class Ranges:
         self._operator = operator
         structure = parametric.structure
         dims = parametric.cone_dims
-        self.is_polyhedral = not any(dims[key] for key in ("q", "s", "ep", "p", "pnd"))
+        self.is_polyhedral = not any(dims[key] for key in dims if key not in ("z", "l"))
         self._matrices = structure.P_pattern, structure.A_pattern
         self._data = [np.asarray(part) for part in parametric.data()]
         P, A = self._as_matrices(*self._data[:2])
