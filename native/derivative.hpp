@@ -21,8 +21,10 @@ struct Solution {
   Number *x, *y, *s;
 };
 
-// (dx, dy, ds), and whether the system was solved. `A` is that of the system.
-inline bool push_forward(const Problem& problem, System& system, const double* A,
+// (dx, dy, ds), and whether the system was solved. `system` solves as System does, and `A` is
+// that of it.
+template <typename Solves>
+bool push_forward(const Problem& problem, Solves& system, const double* A,
                          const double* x, const double* y, const Data<const double>& change,
                          const Solution<double>& out) {
   std::vector<double> r1(problem.n, 0.0), r2(change.b, change.b + problem.m);

@@ -8,14 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "derivative.hpp"
+#include "linearised.hpp"
 
 namespace diffqcp {
-
-struct Given {
-  Data<const double> data;
-  Solution<const double> solution;
-};
 
 // How many numbers the arrays of a call have.
 inline std::vector<int64_t> data_lengths(const Problem& problem) {
@@ -50,107 +45,6 @@ struct Report {
   double error;
 };
 
-// D at a point: see Jacobian.
-struct Spectral {
-  std::vector<double> lam, frames;
-};
-
-// D v, which is the projection of v, as projections are homogeneous.
-inline std::vector<double> projection(const Problem& problem, const Jacobian& D,
-                                      const double* v) {
-  std::vector<double> coordinates = problem.cone.rotate_back(D.frames, v), y(problem.m);
-  for (Index k = 0; k < problem.m; ++k) coordinates[k] *= D.lam[k];
-  problem.cone.rotate(D.frames, coordinates, y.data());
-  return y;
-}
-
-// A QCP around a point, linearised and factorised. The arrays are for others to keep.
-class Linearised {
- public:
-  // Where a nonnegative row has no bound, A is zero, and the row is 0 <= 1. `known` is D
-  // there, or null. `nearby`, if not null, is a point whose factors may do here, and which
-  // loses them.
-  Linearised(const Problem& problem, const Options& options, double smoothing,
-             const Given& given, const std::vector<double>& x,
-             const std::vector<double>& y, const std::vector<double>& s,
-             const Spectral* known, Linearised* nearby = nullptr)
-      : lam(problem.m), frames(problem.cone.frame),
-        values(static_cast<size_t>(problem.pattern().entries)),
-        factor(nearby == nullptr ? std::vector<double>(Factor::size(problem.pattern()))
-                                 : std::move(nearby->factor)),
-        shift(problem.n + problem.m),
-        A(given.data.A, given.data.A + problem.A.count()),
-        b(given.data.b, given.data.b + problem.m), x(x), y(problem.m), s(problem.m),
-        dual(given.data.q, given.data.q + problem.n), primal(problem.m),
-        system(problem, options, {lam.data(), frames.data(), values.data(), factor.data(),
-                                  false}) {
-    std::vector<double> v(problem.m);
-    for (Index k = 0; k < problem.m; ++k) v[k] = y[k] - s[k];
-    drop_rows_without_bound(problem, v);
-    if (known == nullptr) {
-      problem.cone.jacobian(v.data(), smoothing, lam.data(), frames.data());
-    } else {
-      std::copy(known->lam.begin(), known->lam.end(), lam.begin());
-      std::copy(known->frames.begin(), known->frames.end(), frames.begin());
-    }
-    this->y = projection(problem, {lam.data(), frames.data()}, v.data());
-    for (Index k = 0; k < problem.m; ++k) {
-      this->s[k] = this->y[k] - v[k];
-      primal[k] = this->s[k] - b[k];
-    }
-    problem.add_P(given.data.P, x.data(), dual.data());
-    problem.A.add_transposed(A.data(), this->y.data(), dual.data());
-    problem.A.add_product(A.data(), x.data(), primal.data());
-    // A NaN, as comparisons hide it, is to make all of the derivative NaN.
-    double poison = 0;
-    for (double entry : dual) poison += 0 * entry;
-    for (double entry : primal) poison += 0 * entry;
-    for (double entry : x) poison += 0 * entry;
-    for (double& eigenvalue : lam) eigenvalue += poison;
-    system.assemble(given.data.P, A.data(), values.data());
-    borrowed = nearby != nullptr && !nearby->system.singular() && system.suits();
-    if (!borrowed) factorise(given.data.P);
-  }
-
-  void factorise(const double* P) {
-    system.factorise(P, A.data(), shift.data());
-    borrowed = false;
-  }
-
-  // What a semismooth Newton step on P x + A'Pi(v) + q = 0, A x + Pi(v) - v = b solves for.
-  std::pair<std::vector<double>, std::vector<double>> newton() const {
-    std::vector<double> upper = dual, lower = primal;
-    for (double& entry : upper) entry = -entry;
-    for (double& entry : lower) entry = -entry;
-    return {std::move(upper), std::move(lower)};
-  }
-
-  std::vector<double> lam, frames, values, factor, shift;
-  std::vector<double> A, b;          // with a bound everywhere
-  std::vector<double> x, y, s;       // with y the projection of y - s
-  std::vector<double> dual, primal;  // the residuals
-  System system;
-  bool borrowed = false;  // whether the factors are those of another point
-
- private:
-  void drop_rows_without_bound(const Problem& problem, std::vector<double>& v) {
-    const Index first = problem.zero, end = first + problem.rays;
-    const auto none = [&](Index k) {
-      return k >= first && k < end && b[k] == std::numeric_limits<double>::infinity();
-    };
-    bool any = false;
-    for (Index k = first; k < end && !any; ++k) any = none(k);
-    if (!any) return;
-    for (size_t k = 0; k < problem.A.count(); ++k)
-      if (none(problem.A.rows[k])) A[k] = 0;
-    for (Index k = first; k < end; ++k)
-      if (none(k)) {
-        b[k] = 1;
-        v[k] = -1;
-      }
-  }
-};
-
 // The differentiation of one QCP. It is used once.
 class Differentiation {
  public:
@@ -175,15 +69,14 @@ class Differentiation {
       if (!at_once) return newton_step(point, enough);
       const std::vector<double> upper = adjoint(point);
       const auto [newton_upper, newton_dual] = point.newton();
-      auto [own, step] = point.system.solve_both(upper.data(), cotangent.y,
-                                                 newton_upper.data(), newton_dual.data(),
-                                                 enough);
+      auto [own, step] = point.solve_both(upper.data(), cotangent.y, newton_upper.data(),
+                                          newton_dual.data(), enough);
       answer = std::move(own);
       return std::move(step);
     };
     const auto [point, stepped] = settle(solve, &report);
     if (!stepped || !at_once)
-      answer = point->system.solve(adjoint(*point).data(), cotangent.y);
+      answer = point->solve(adjoint(*point).data(), cotangent.y);
     report.solved = answer.solved;
     pull_back(problem_, x_.data(), y_.data(), cotangent, answer, out);
     return report;
@@ -192,16 +85,14 @@ class Differentiation {
   Report jvp(const Data<const double>& change, const Solution<double>& out) {
     Report report;
     const auto point = settle(newton_step, &report).first;
-    report.solved = push_forward(problem_, point->system, point->A.data(), x_.data(),
+    report.solved = push_forward(problem_, *point, point->A.data(), x_.data(),
                                  y_.data(), change, out);
     return report;
   }
 
-  // The point where the derivative is taken, with factors of its own.
+  // The point where the derivative is taken.
   std::unique_ptr<Linearised> linearise(Report* report) {
-    auto point = settle(newton_step, report).first;
-    if (point->borrowed) point->factorise(given_.data.P);
-    return point;
+    return settle(newton_step, report).first;
   }
 
   // The solution there.
@@ -213,7 +104,7 @@ class Differentiation {
 
   static Answer newton_step(Linearised& point, double enough) {
     const auto [upper, dual] = point.newton();
-    return point.system.solve(upper.data(), dual.data(), enough);
+    return point.solve(upper.data(), dual.data(), enough);
   }
 
   // The relative error of a step that leaves rounding errors of a residual, with a margin

@@ -81,18 +81,19 @@ struct Settings {
 
   // Reads a tuple of numbers; whether that has succeeded.
   bool read(PyObject* tuple) {
-    int adapt, well_posed, max_steps;
+    int adapt, well_posed, max_steps, iterate;
     if (!PyTuple_Check(tuple)) {
       PyErr_SetString(PyExc_TypeError, "options: expected a tuple");
       return false;
     }
-    if (!PyArg_ParseTuple(tuple, "dppdidpd", &options.relative, &adapt, &well_posed,
-                          &options.tolerance, &max_steps, &options.epsilon, &polish,
-                          &smoothing))
+    if (!PyArg_ParseTuple(tuple, "dppdidppd", &options.relative, &adapt, &well_posed,
+                          &options.tolerance, &max_steps, &options.epsilon, &iterate,
+                          &polish, &smoothing))
       return false;
     options.adapt = adapt != 0;
     options.well_posed = well_posed != 0;
     options.max_steps = max_steps;
+    options.iterate = iterate != 0;
     return true;
   }
 };
@@ -234,7 +235,7 @@ inline PyObject* linearise(PyObject*, PyObject* args) {
     Differentiation differentiation(*problem, settings.options, settings.polish != 0,
                                     settings.smoothing, given_of(given));
     const auto point = differentiation.linearise(&report);
-    singular = point->system.singular();
+    singular = point->own_system().singular();
     const auto keep = [](const std::vector<double>& from, double* to) {
       std::copy(from.begin(), from.end(), to);
     };

@@ -49,7 +49,7 @@ class Newton {
     Linearised linearised(problem_, options_, 0, given, point.x, point.y, point.s,
                           &point.D);
     const auto [upper, dual] = linearised.newton();
-    const Answer answer = linearised.system.solve(upper.data(), dual.data());
+    const Answer answer = linearised.solve(upper.data(), dual.data());
     std::vector<double> x = point.x, v(problem_.m);
     for (Index j = 0; j < problem_.n; ++j) x[j] += answer.w[j];
     for (Index k = 0; k < problem_.m; ++k)

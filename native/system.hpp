@@ -15,13 +15,15 @@
 
 namespace diffqcp {
 
-// The options of the Python class SparseLDL, and the precision of the data.
+// The options of the Python class SparseLDL, and the precision of the data; `iterate` if it
+// may be another method.
 struct Options {
   double relative;  // the shift
   bool adapt, well_posed;
   double tolerance;
   int32_t max_steps;
   double epsilon;
+  bool iterate;
 
   Tolerances tolerances() const { return {tolerance, epsilon, max_steps, well_posed}; }
 };

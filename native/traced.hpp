@@ -68,6 +68,7 @@ inline ffi::ErrorOr<std::unique_ptr<Call>> instantiate(ffi::Dictionary attribute
   read("tolerance", call->options.tolerance);
   read("max_steps", call->options.max_steps);
   read("epsilon", call->options.epsilon);
+  read("iterate", call->options.iterate);
   read("polish", call->polish);
   read("newton_steps", call->newton_steps);
   read("patience", call->patience);
@@ -135,11 +136,11 @@ struct Linearise {
                                     given_of(in));
     Report report{};
     const auto point = differentiation.linearise(&report);
+    *out[4] = point->own_system().singular();
     std::copy(point->lam.begin(), point->lam.end(), out[0]);
     std::copy(point->frames.begin(), point->frames.end(), out[1]);
     std::copy(point->values.begin(), point->values.end(), out[2]);
     std::copy(point->factor.begin(), point->factor.end(), out[3]);
-    *out[4] = point->system.singular();
   }
 };
 

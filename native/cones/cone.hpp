@@ -28,6 +28,9 @@ class Cone {
   // The derivative there; with mu > 0 that of the smoothed projection.
   virtual void jacobian(const double* v, double mu, double* lam, double* frame) const = 0;
 
+  // The multiplications in products of dense matrices that a product with U takes.
+  virtual double dense_work() const { return 0; }
+
   // `vector` becomes U vector, or U' vector.
   virtual void rotate(const double* frame, double* vector) const = 0;
   virtual void rotate_back(const double* frame, double* vector) const = 0;

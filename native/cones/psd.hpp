@@ -44,6 +44,8 @@ class PSDCone final : public Cone {
     });
   }
 
+  double dense_work() const override { return 2 * std::pow(size_, 3); }
+
   void rotate(const double* frame, double* vector) const override {
     congruence(frame, vector);
   }

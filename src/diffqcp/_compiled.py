@@ -68,7 +68,8 @@ def ldl_options(solver: lx.AbstractLinearSolver, dtype: Any) -> tuple[Any, ...]:
     adapt = chosen.regularisation is None and dtype == np.float64
     tol = 100 * eps if chosen.tol is None else chosen.tol
     relative = chosen.relative_shift(dtype)
-    return relative, adapt, chosen.well_posed, tol, chosen.max_steps, eps
+    iterate = isinstance(solver, AutoSolver)
+    return relative, adapt, chosen.well_posed, tol, chosen.max_steps, eps, iterate
 
 
 class Report(NamedTuple):

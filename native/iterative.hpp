@@ -1,0 +1,101 @@
+// The linear system of native/system.hpp without putting K together: by products with P, A
+// and the eigenvectors of D. That is what large semidefinite cones are for, whose part of K
+// is dense while a product with D takes two congruences; and patterns that fill.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include "minres.hpp"
+#include "system.hpp"
+
+namespace diffqcp {
+
+class Iterative {
+ public:
+  // Whether a factorisation takes so much longer than a product that iterations are worth
+  // trying.
+  static bool pays(const Problem& problem, const Options& options) {
+    return options.iterate && problem.products >= kWorth;
+  }
+
+  // P, A and D are for others to keep.
+  Iterative(const Problem& problem, const Options& options, const double* P,
+            const double* A, const Jacobian& D)
+      : problem_(problem), options_(options), P_(P), A_(A), D_(D) {}
+
+  // As that of System; nothing if it would take longer than a factorisation, or if K is
+  // singular and the right-hand side is not in its range.
+  std::optional<Answer> solve(const double* upper, const double* dual, double enough) const {
+    // A new start with the true residual takes steps, but the recursion's drifts away.
+    constexpr double stage = 1e-9;
+    constexpr int stages = 5;
+    constexpr double rounding = 4 * std::numeric_limits<double>::epsilon();
+    const Index n = problem_.n, m = problem_.m;
+    std::vector<double> r(upper, upper + n), z(n + m, 0.0), image(n + m);
+    const std::vector<double> rotated = problem_.cone.rotate_back(D_.frames, dual);
+    r.resize(n + m);
+    for (Index k = 0; k < m; ++k) r[n + k] = std::sqrt(D_.lam[k]) * rotated[k];
+    const double tolerance = std::max(0.1 * std::max(options_.tolerance, enough), rounding);
+    const double size = length(r);
+    const auto product = [&](const std::vector<double>& from, std::vector<double>& to) {
+      multiply(from, to);
+    };
+    std::vector<double> rest = r;
+    double norm = 0, left = size;
+    int64_t most = static_cast<int64_t>(problem_.products / 2);
+    for (int repeat = 0; repeat < stages && left > 0; ++repeat) {
+      const double whole = size + norm * length(z);
+      const double target = std::max(stage, std::min(0.5 * tolerance * whole / left, 0.5));
+      const Minres found = minres(product, rest, target, most);
+      if (!(found.left <= target)) return std::nullopt;
+      norm = std::max(norm, found.norm);
+      for (Index k = 0; k < n + m; ++k) z[k] += found.z[k];
+      multiply(z, image);
+      for (Index k = 0; k < n + m; ++k) rest[k] = r[k] - image[k];
+      left = length(rest);
+      if (left <= tolerance * (size + norm * length(z))) return answer(z);
+    }
+    if (size == 0) return answer(z);
+    return std::nullopt;
+  }
+
+ private:
+  // Products in the place of a factorisation from which on they are tried.
+  static constexpr double kWorth = 200;
+
+  // [w; t] becomes K [w; t].
+  void multiply(const std::vector<double>& from, std::vector<double>& to) const {
+    const Index n = problem_.n, m = problem_.m;
+    std::vector<double> scaled(m), pulled(m), pushed(m, 0.0);
+    for (Index k = 0; k < m; ++k) scaled[k] = std::sqrt(D_.lam[k]) * from[n + k];
+    problem_.cone.rotate(D_.frames, scaled, pulled.data());
+    std::fill(to.begin(), to.begin() + n, 0.0);
+    problem_.add_P(P_, from.data(), to.data());
+    problem_.A.add_transposed(A_, pulled.data(), to.data());
+    problem_.A.add_product(A_, from.data(), pushed.data());
+    const std::vector<double> rotated = problem_.cone.rotate_back(D_.frames, pushed.data());
+    for (Index k = 0; k < m; ++k) {
+      const double lam = D_.lam[k];
+      to[n + k] = std::sqrt(lam) * rotated[k] - (1 - lam) * from[n + k];
+    }
+  }
+
+  Answer answer(const std::vector<double>& z) const {
+    const Index n = problem_.n, m = problem_.m;
+    Answer answer{{z.begin(), z.begin() + n}, std::vector<double>(m), true};
+    std::vector<double> scaled(m);
+    for (Index k = 0; k < m; ++k) scaled[k] = std::sqrt(D_.lam[k]) * z[n + k];
+    problem_.cone.rotate(D_.frames, scaled, answer.u.data());
+    return answer;
+  }
+
+  const Problem& problem_;
+  Options options_;
+  const double *P_, *A_;
+  Jacobian D_;
+};
+
+}  // namespace diffqcp
