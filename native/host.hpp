@@ -81,19 +81,18 @@ struct Settings {
 
   // Reads a tuple of numbers; whether that has succeeded.
   bool read(PyObject* tuple) {
-    int adapt, well_posed, max_steps, iterate;
+    int adapt, well_posed, max_steps;
     if (!PyTuple_Check(tuple)) {
       PyErr_SetString(PyExc_TypeError, "options: expected a tuple");
       return false;
     }
-    if (!PyArg_ParseTuple(tuple, "dppdidppd", &options.relative, &adapt, &well_posed,
-                          &options.tolerance, &max_steps, &options.epsilon, &iterate,
+    if (!PyArg_ParseTuple(tuple, "dppdiddpd", &options.relative, &adapt, &well_posed,
+                          &options.tolerance, &max_steps, &options.epsilon, &options.worth,
                           &polish, &smoothing))
       return false;
     options.adapt = adapt != 0;
     options.well_posed = well_posed != 0;
     options.max_steps = max_steps;
-    options.iterate = iterate != 0;
     return true;
   }
 };

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -15,10 +16,9 @@ namespace diffqcp {
 
 class Iterative {
  public:
-  // Whether a factorisation takes so much longer than a product that iterations are worth
-  // trying.
+  // Whether a factorisation takes so much longer than a product that iterations are tried.
   static bool pays(const Problem& problem, const Options& options) {
-    return options.iterate && problem.products >= kWorth;
+    return problem.products >= options.worth;
   }
 
   // P, A and D are for others to keep.
@@ -27,12 +27,15 @@ class Iterative {
       : problem_(problem), options_(options), P_(P), A_(A), D_(D) {}
 
   // As that of System; nothing if it would take longer than a factorisation, or if K is
-  // singular and the right-hand side is not in its range.
+  // nearly singular where the right-hand side is not in its range.
   std::optional<Answer> solve(const double* upper, const double* dual, double enough) const {
     // A new start with the true residual takes steps, but the recursion's drifts away.
     constexpr double stage = 1e-9;
     constexpr int stages = 5;
+    constexpr double singular = 1e7;  // how large K z is then, without cancellation
     constexpr double rounding = 4 * std::numeric_limits<double>::epsilon();
+    const int64_t most =
+        static_cast<int64_t>(std::min(std::max(problem_.products, 200.0), 1e6));
     const Index n = problem_.n, m = problem_.m;
     std::vector<double> r(upper, upper + n), z(n + m, 0.0), image(n + m);
     const std::vector<double> rotated = problem_.cone.rotate_back(D_.frames, dual);
@@ -45,7 +48,6 @@ class Iterative {
     };
     std::vector<double> rest = r;
     double norm = 0, left = size;
-    int64_t most = static_cast<int64_t>(problem_.products / 2);
     for (int repeat = 0; repeat < stages && left > 0; ++repeat) {
       const double whole = size + norm * length(z);
       const double target = std::max(stage, std::min(0.5 * tolerance * whole / left, 0.5));
@@ -56,6 +58,7 @@ class Iterative {
       multiply(z, image);
       for (Index k = 0; k < n + m; ++k) rest[k] = r[k] - image[k];
       left = length(rest);
+      if (!(norm * length(z) <= singular * size)) return std::nullopt;
       if (left <= tolerance * (size + norm * length(z))) return answer(z);
     }
     if (size == 0) return answer(z);
@@ -63,9 +66,6 @@ class Iterative {
   }
 
  private:
-  // Products in the place of a factorisation from which on they are tried.
-  static constexpr double kWorth = 200;
-
   // [w; t] becomes K [w; t].
   void multiply(const std::vector<double>& from, std::vector<double>& to) const {
     const Index n = problem_.n, m = problem_.m;

@@ -15,15 +15,14 @@
 
 namespace diffqcp {
 
-// The options of the Python class SparseLDL, and the precision of the data; `iterate` if it
-// may be another method.
+// The options of the Python class SparseLDL, and the precision of the data; and from how many
+// products in the time of a factorisation on iterations take its place.
 struct Options {
   double relative;  // the shift
   bool adapt, well_posed;
   double tolerance;
   int32_t max_steps;
-  double epsilon;
-  bool iterate;
+  double epsilon, worth;
 
   Tolerances tolerances() const { return {tolerance, epsilon, max_steps, well_posed}; }
 };

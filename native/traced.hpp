@@ -68,7 +68,7 @@ inline ffi::ErrorOr<std::unique_ptr<Call>> instantiate(ffi::Dictionary attribute
   read("tolerance", call->options.tolerance);
   read("max_steps", call->options.max_steps);
   read("epsilon", call->options.epsilon);
-  read("iterate", call->options.iterate);
+  read("worth", call->options.worth);
   read("polish", call->polish);
   read("newton_steps", call->newton_steps);
   read("patience", call->patience);

@@ -68,8 +68,13 @@ def ldl_options(solver: lx.AbstractLinearSolver, dtype: Any) -> tuple[Any, ...]:
     adapt = chosen.regularisation is None and dtype == np.float64
     tol = 100 * eps if chosen.tol is None else chosen.tol
     relative = chosen.relative_shift(dtype)
-    iterate = isinstance(solver, AutoSolver)
-    return relative, adapt, chosen.well_posed, tol, chosen.max_steps, eps, iterate
+    worth = _WORTH if isinstance(solver, AutoSolver) else float("inf")
+    return relative, adapt, chosen.well_posed, tol, chosen.max_steps, eps, worth
+
+
+# From so many products with K in the time of a factorisation on, the method of minimal
+# residuals is tried before it: it usually takes 100 to 200 in all.
+_WORTH = 100.0
 
 
 class Report(NamedTuple):

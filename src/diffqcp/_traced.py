@@ -55,7 +55,7 @@ class Call(NamedTuple):
         key = _key(self.structure)
         extension().register(problem_of(self.structure).handle, key)
         options = ldl_options(self.solver, dtype)
-        relative, adapt, well_posed, tol, max_steps, eps, iterate = options
+        relative, adapt, well_posed, tol, max_steps, eps, worth = options
         call = jax.ffi.ffi_call(f"diffqcp_{name}", results, vmap_method="expand_dims")
         out = call(
             *[part.reshape(-1) for part in arguments],
@@ -66,7 +66,7 @@ class Call(NamedTuple):
             tolerance=np.float64(tol),
             max_steps=np.int32(max_steps),
             epsilon=np.float64(eps),
-            iterate=iterate,
+            worth=np.float64(worth),
             polish=self.polish,
             newton_steps=np.int32(self.newton_steps),
             patience=np.int32(self.patience),
