@@ -37,9 +37,10 @@ class DiffQCP(SolverInterface):
         CvxpyLayer(problem, parameters, variables, solver=DiffQCP())
 
     It is for the PyTorch layer of cvxpylayers, and, with JAX, for
-    [`diffqcp.integrations.cvxpylayers.CvxpyLayer`][]. Quadratic objectives stay quadratic,
-    and parameters may appear anywhere in them. All cones of CVXPY are supported. What can
-    be prepared without knowing the parameters is prepared once for a layer.
+    [`diffqcp.integrations.cvxpylayers.CvxpyLayer`][]. Quadratic objectives stay
+    quadratic, and parameters may appear anywhere in them. All cones of CVXPY are
+    supported. What can be prepared without knowing the parameters is prepared once for a
+    layer.
 
     In PyTorch the solve and the gradient of a whole batch are computed at once, in
     float64, whatever JAX's default; the solution has the dtype of the parameters. Each
