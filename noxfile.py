@@ -185,7 +185,8 @@ def docs(session: nox.Session) -> None:
     """The pictures of the examples, and the site, into `site/`; a broken link is an
     error.
     """
-    session.install("-e", ".[cvxpy,plot]", "mkdocs<2", "mkdocs-material>=9.5")
+    session.install("-e", ".[cvxpy,cvxpylayers,demo]", "skfolio>=1.0")
+    session.install("mkdocs<2", "mkdocs-material>=9.5")
     session.install("mkdocstrings[python]>=0.27", "latex2mathml>=3.77", "ruff==0.17.5")
     session.run("python", "docs/pictures.py")
     session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-IMPORT = re.compile(r"^(?:import|from) (\w+)", re.MULTILINE)
+IMPORT = re.compile(r"^(?:import|from) ([\w.]+)", re.MULTILINE)
 
 
 def source(page: Path) -> str:

@@ -25,15 +25,17 @@ Solution: TypeAlias = tuple[Float[Array, " n"], Float[Array, " m"], Float[Array,
 class SolutionDerivative(lx.AbstractLinearOperator):
     """The derivative of the solution `(x, y, s)` with respect to the data.
 
-    A linear operator from perturbations `(dP, dA, dq, db)` of the stored entries to
-    perturbations `(dx, dy, ds)` of the solution; `.T` is its exact transpose. The
-    linear system behind both is factorised once, when the operator is made. Returned by
-    `qcp.derivative()`; the mathematics is in [`diffqcp.kkt.KKTOperator`][].
+    `qcp.derivative()` returns it. It is a linear operator that takes changes
+    `(dP, dA, dq, db)` of the stored entries of the data to changes `(dx, dy, ds)` of the
+    solution, by `mv`; its transpose `.T` takes gradients the other way. The linear system
+    behind both is factorised once, when the operator is made. The mathematics is in
+    [`diffqcp.kkt.KKTOperator`][].
 
-    `x` and `y` are the solution at which it is taken, polished or as given.
+    `x` and `y` are the solution at which the derivative is taken, after the correction by
+    Newton steps if there was one.
 
-    `dP` and `dA` are vectors here, of the stored values in the structure's order (the
-    `.data` of a BCOO or BCSR).
+    `dP` and `dA` are vectors here, not matrices: the stored values in the structure's
+    order, as in the `.data` of a BCOO or BCSR matrix.
     """
 
     kkt: KKTOperator
@@ -50,7 +52,7 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         return self.frozen_solver.thaw()
 
     def mv(self, vector: PyTree[ArrayLike]) -> Solution:
-        """Jacobian-vector product.
+        """How the solution changes with the data: a Jacobian-vector product.
 
         **Arguments:**
 
@@ -60,8 +62,9 @@ class SolutionDerivative(lx.AbstractLinearOperator):
 
         `(dx, dy, ds)` of shapes `(n,)`, `(m,)`, `(m,)`.
 
-        **Raises:** `TypeError` or `ValueError`, naming the part, for a wrong shape; and
-        if the operator was made with `throw=True`, a `RuntimeError` if the solve fails.
+        **Raises:** `TypeError` or `ValueError`, naming the part, for a wrong shape;
+        `RuntimeError` if the linear solve fails and the operator was made with
+        `throw=True`.
         """
         dP, dA, dq, db = self._parts(
             ("dP", "dA", "dq", "db"), vector, self.in_structure()
@@ -74,15 +77,15 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         return checked(solution, solved, self.throw)
 
     def transpose_mv(self, vector: PyTree[ArrayLike]) -> Data:
-        """Vector-Jacobian product.
+        """The gradient of a function of the solution: a vector-Jacobian product.
 
         **Arguments:**
 
-        - `vector`: `(dx, dy, ds)`, the cotangents of the solution.
+        - `vector`: `(dx, dy, ds)`, the gradient with respect to the solution.
 
         **Returns:**
 
-        `(dP, dA, dq, db)`, the cotangents of the stored entries.
+        `(dP, dA, dq, db)`, the gradient with respect to the stored entries of the data.
 
         **Raises:** as `mv`.
         """
@@ -133,7 +136,9 @@ class SolutionDerivative(lx.AbstractLinearOperator):
         ]
 
     def as_matrix(self) -> Float[Array, "out in"]:
-        """The Jacobian: one solve for each entry of `(x, y, s)`."""
+        """The Jacobian as a dense matrix; takes one solve for each entry of
+        `(x, y, s)`.
+        """
         return _matrix(self.transpose()).T
 
     def transpose(self) -> "AdjointSolutionDerivative":
@@ -154,7 +159,9 @@ class SolutionDerivative(lx.AbstractLinearOperator):
 
 
 class AdjointSolutionDerivative(lx.AbstractLinearOperator):
-    """The transpose of a [`diffqcp.SolutionDerivative`][]; shares its factorisation."""
+    """The transpose of a [`diffqcp.SolutionDerivative`][]. The two share one
+    factorisation.
+    """
 
     derivative: SolutionDerivative
 

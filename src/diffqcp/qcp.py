@@ -44,7 +44,8 @@ class AbstractQCP(eqx.Module):
 
         minimise 1/2 x'Px + q'x    subject to    Ax + s = b,  s in K,
 
-    with the dual variable `y` in `K*`: `Px + A'y + q = 0`, `s'y = 0`.
+    The solution is `x`, the slack `s`, and the dual variable `y`, which lies in the dual
+    cone `K*` and satisfies `Px + A'y + q = 0` and `s'y = 0`.
     """
 
     P_values: eqx.AbstractVar[Float[Array, " nnzP"]]
@@ -82,7 +83,10 @@ class AbstractQCP(eqx.Module):
         smoothing: ScalarLike = 0.0,
         throw: bool = True,
     ) -> SolutionDerivative:
-        """The derivative of the solution with respect to the data, factorised once.
+        """The derivative of the solution with respect to the data, as a linear operator.
+
+        Its linear system is factorised here, once, and then serves any number of
+        products.
 
         **Arguments:**
 
@@ -90,28 +94,32 @@ class AbstractQCP(eqx.Module):
             CPUs), `"jax-lu"` (dense), `"jax-lsmr"` (matrix-free) or `"nvmath-direct"`
             (sparse, on NVIDIA GPUs).
         - `solver`: any lineax solver for symmetric indefinite systems, to use instead of
-            a named one. It must take singular ones if there may be any.
+            a named one. Where constraints are redundant or the solution is not unique the
+            system is singular, and the solver must be able to deal with that.
         - `polish`: whether to correct the solution by Newton steps first, as long as they
-            help. The first takes one more solve with the same factorisation, and removes
-            the error of a QP's solution that has the right active set. Further ones, and
-            a factorisation for each, are for other cones, unless the solution is exact
-            already. If False, the solution is taken as it is given.
-        - `smoothing`: a number `mu > 0` replaces `D` by the derivative of the smoothed
-            projection with that parameter, which has eigenvalues inside (0, 1); see
-            [`diffqcp.cones.AbstractCone.smoothed_jacobian`][]. Constraints then pull
-            before they are active, and the vertices of LPs have useful gradients, which
-            are not the exact ones. `polish` does nothing.
-        - `throw`: whether a failed solve raises. If False, its result is NaN.
+            help. The first step costs one more solve with the same factorisation. For a
+            QP it is enough, if the solution shows which constraints are active. With
+            other cones there may be further steps, each with a factorisation of its own.
+            If False, the solution is taken as it is given.
+        - `smoothing`: with a number `mu > 0` the derivative is that of a point on the
+            central path instead. Constraints then have an effect before they are active,
+            so that gradients are not zero at the vertices of LPs; they are not the exact
+            ones either. `polish` has no effect. (The derivative `D` of the projection is
+            replaced by that of a smoothed projection, whose eigenvalues lie inside of
+            (0, 1); see [`diffqcp.cones.AbstractCone.smoothed_jacobian`][].)
+        - `throw`: whether a linear solve that fails raises a `RuntimeError`. If False,
+            the result is NaN.
 
         **Returns:**
 
-        A [`diffqcp.SolutionDerivative`][]. Where the solution map is not differentiable
-        (constraints that are redundant, a solution that is not unique) it is built on
-        the least-squares solution of least norm of the linear system.
+        A [`diffqcp.SolutionDerivative`][]. Where the solution has no derivative, because
+        constraints are redundant or the solution is not unique, the linear system is
+        singular, and its least-squares solution of least norm is used.
 
         **Raises:** `ValueError` for an unknown `solve_method`, `TypeError` if `solver`
-        is not a lineax solver; for [`diffqcp.CuDSS`][] what its `check` raises. Outside
-        of transformations it warns if the solution is none, and cannot be made one.
+        is not a lineax solver; for [`diffqcp.CuDSS`][] the errors of its `check`. A
+        warning says if the given point is not a solution and Newton steps do not lead to
+        one (except under `jit` and other transformations of JAX).
         """
         operator, progress = self._derivative(
             solve_method, solver, polish, smoothing, throw
@@ -144,10 +152,11 @@ class AbstractQCP(eqx.Module):
         return repeat(compute, values)
 
     def regularity(self) -> Regularity:
-        """Reports what the derivative rests on: strict complementarity, the rank and the
-        condition of `K`, the residuals of the solution.
+        """Reports how far the derivative can be trusted: how close constraints are to
+        becoming active or inactive, the rank and the condition number of the linear
+        system, and how exact the solution is.
 
-        For inspection, so eager, and for problems with `n + m` of at most 3000.
+        For looking at one problem, outside of `jit`, with `n + m` of at most 3000.
 
         **Returns:** a [`diffqcp.Regularity`][]; its `verdict` says it in words.
 
@@ -166,8 +175,9 @@ class AbstractQCP(eqx.Module):
     ) -> ClosestDerivative:
         """The derivative of the closest feasible problem's solution, factorised once.
 
-        `x`, `y` and `s` are that, with `A x + s = b + shift` for the smallest shift for
-        which there is one, as solvers with `closest_feasible=True` return them.
+        For an infeasible problem whose `x`, `y` and `s` are the solution with `b + shift`
+        in the place of `b`, and the smallest `shift` for which there is a solution.
+        Solvers with `closest_feasible=True` return such a solution, with its `shift`.
 
         **Arguments:**
 
@@ -185,10 +195,10 @@ class AbstractQCP(eqx.Module):
         return closest_derivative(self.problem_structure, values, shift, chosen)
 
     def closest_regularity(self, shift: Real[ArrayLike, " m"]) -> ClosestRegularity:
-        """Reports what the derivative of the closest feasible problem rests on, and
-        whether there is one with respect to `A`.
+        """Reports how far the derivative of the closest feasible problem can be trusted,
+        and whether there is one with respect to `A`.
 
-        For inspection, so eager, and for problems with `n + m` of at most 3000.
+        For looking at one problem, outside of `jit`, with `n + m` of at most 3000.
 
         **Arguments:**
 
@@ -218,23 +228,24 @@ class AbstractQCP(eqx.Module):
         smoothing: ScalarLike = 0.0,
         throw: bool = True,
     ) -> Solution:
-        """How the solution changes with the data: a Jacobian-vector product.
+        """How the solution changes if the data change: a Jacobian-vector product.
 
         **Arguments:**
 
-        - `dP`, `dA`: perturbations of `P` and `A`, in the same format and with the same
-            pattern.
-        - `dq`, `db`: perturbations of `q` and `b`, shapes `(n,)` and `(m,)`.
+        - `dP`, `dA`: the changes of `P` and `A`, in the same format and with the same
+            stored entries.
+        - `dq`, `db`: the changes of `q` and `b`, shapes `(n,)` and `(m,)`.
         - `solve_method`, `solver`, `polish`, `smoothing`, `throw`: as for
             `derivative`.
 
         **Returns:**
 
-        `(dx, dy, ds)` of shapes `(n,)`, `(m,)`, `(m,)`.
+        `(dx, dy, ds)`, the changes of the solution, to first order, of shapes `(n,)`,
+        `(m,)`, `(m,)`.
 
         **Raises:** `TypeError` or `ValueError`, naming the argument, if a perturbation
-        does not fit the structure; otherwise as `derivative`; and, if `throw`, a
-        `RuntimeError` if the solve fails or a perturbation is not finite.
+        does not fit the structure; the errors of `derivative`; and, if `throw` is True, a
+        `RuntimeError` if the linear solve fails or a perturbation is not finite.
         """
         structure, values, dtype = self.problem_structure, self._values, self.x.dtype
         mu = as_smoothing(smoothing)
@@ -271,12 +282,13 @@ class AbstractQCP(eqx.Module):
         smoothing: ScalarLike = 0.0,
         throw: bool = True,
     ) -> tuple[Any, Any, Float[Array, " n"], Float[Array, " m"]]:
-        """The gradient of a function of the solution: a vector-Jacobian product.
+        """The gradient, with respect to the data, of a function of the solution: a
+        vector-Jacobian product.
 
         **Arguments:**
 
-        - `dx`, `dy`, `ds`: the gradient with respect to the solution, shapes `(n,)`,
-            `(m,)`, `(m,)`.
+        - `dx`, `dy`, `ds`: the gradient of that function with respect to `x`, `y` and
+            `s`, shapes `(n,)`, `(m,)`, `(m,)`.
         - `solve_method`, `solver`, `polish`, `smoothing`, `throw`: as for
             `derivative`.
 
@@ -286,8 +298,8 @@ class AbstractQCP(eqx.Module):
         `dP` and `dA` have the format and the pattern of `P` and `A`.
 
         **Raises:** `TypeError` or `ValueError`, naming the argument, for a wrong shape;
-        otherwise as `derivative`; and, if `throw`, a `RuntimeError` if the solve fails
-        or a cotangent is not finite.
+        the errors of `derivative`; and, if `throw` is True, a `RuntimeError` if the
+        linear solve fails or `dx`, `dy` or `ds` is not finite.
         """
         parts = vars(self)  # each attribute of a module takes as long as all of these
         structure, values = parts["problem_structure"], _values_of(parts)
@@ -325,8 +337,8 @@ def _number(smoothing: Smoothing) -> float:
 class HostQCP(AbstractQCP):
     """A solved QCP in the formats of CPU solvers: BCOO, the upper triangle of `P`.
 
-    Gradients are with respect to the stored entries, so one off the diagonal of `P`
-    stands for both of its symmetric positions.
+    An entry of `P` off the diagonal is stored once and stands for both of its symmetric
+    positions. The gradient with respect to it counts the change of both.
     """
 
     P_values: Float[Array, " nnzP"]
@@ -354,16 +366,17 @@ class HostQCP(AbstractQCP):
         - `P`: BCOO, shape `(n, n)`: the upper triangle of the objective matrix.
         - `A`: BCOO, shape `(m, n)`.
         - `q`, `b`: shapes `(n,)` and `(m,)`.
-        - `x`, `y`, `s`: the solution, its dual and its slack: `(n,)`, `(m,)`, `(m,)`.
-            In nonnegative rows `b` and `s` may be infinite: there is no constraint.
+        - `x`, `y`, `s`: the solution, its dual variable and its slack, of shapes `(n,)`,
+            `(m,)` and `(m,)`. In a nonnegative row `b` and `s` may be infinite, which
+            says that there is no constraint.
         - `problem_structure`: the [`diffqcp.QCPStructureCPU`][] of `P`, `A` and the
             cones.
 
-        All of them get the widest floating-point dtype among them.
+        All arrays are converted to the widest floating-point dtype among them.
 
-        **Raises:** `TypeError` or `ValueError`, naming the argument, for another
-        format, a shape or pattern that is not the structure's, and values that are
-        known and not finite.
+        **Raises:** `TypeError` or `ValueError`, naming the argument, if the format, a
+        shape or a pattern is not that of the structure, or if values are not finite (as
+        far as they are known: not under `jit`).
         """
         arrays = _check(QCPStructureCPU, problem_structure, P, A, q, b, x, y, s)
         self.P_values, self.A_values, self.q, self.b, self.x, self.y, self.s = arrays
@@ -373,7 +386,8 @@ class HostQCP(AbstractQCP):
 class DeviceQCP(AbstractQCP):
     """A solved QCP in the formats of GPU solvers: BCSR, all of `P`.
 
-    Gradients are with respect to the stored entries; that of `P` is symmetric.
+    An entry of `P` off the diagonal is stored twice, and each of the two has half of the
+    gradient, which is symmetric.
     """
 
     P_values: Float[Array, " nnzP"]
@@ -403,7 +417,8 @@ class DeviceQCP(AbstractQCP):
         - `problem_structure`: the [`diffqcp.QCPStructureGPU`][] of `P`, `A` and the
             cones.
 
-        The others, dtypes and errors are as for [`diffqcp.HostQCP`][].
+        The other arguments, the dtypes and the errors are those of
+        [`diffqcp.HostQCP`][].
         """
         arrays = _check(QCPStructureGPU, problem_structure, P, A, q, b, x, y, s)
         self.P_values, self.A_values, self.q, self.b, self.x, self.y, self.s = arrays

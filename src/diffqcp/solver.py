@@ -27,11 +27,13 @@ from .structure import AbstractQCPStructure, QCPStructureCPU, QCPStructureGPU
 
 
 class Residuals(eqx.Module):
-    """How well a solution satisfies the optimality conditions, in the largest norm.
+    """How well a solution satisfies the optimality conditions.
 
-    - `primal`: `A x + s - b`, less the shift.
-    - `dual`: `P x + A'y + q`.
-    - `gap`: `x'P x + q'x + b'y`, its absolute value, with `b` shifted.
+    All of these numbers are zero at an exact solution:
+
+    - `primal`: the largest entry of `|A x + s - b - shift|`.
+    - `dual`: the largest entry of `|P x + A'y + q|`.
+    - `gap`: the duality gap, `|x'P x + q'x + (b + shift)'y|`.
     """
 
     primal: Float[Array, ""]
@@ -40,18 +42,21 @@ class Residuals(eqx.Module):
 
 
 class QCPSolution(eqx.Module):
-    """The solution of a QCP. All of it has a leading axis if it comes from a batch.
+    """The solution of a QCP.
 
-    - `x`, `y`, `s`: the solution, its dual and its slack: `(n,)`, `(m,)`, `(m,)`. NaN if
-        there is none.
-    - `status`: a [`diffqcp.Status`][] as an integer.
-    - `iterations`: of the forward solver.
-    - `objective`: `1/2 x'P x + q'x`.
-    - `residuals`: a [`diffqcp.Residuals`][].
-    - `shift`: `(m,)`: `A x + s = b + shift`. Zero, unless the problem was infeasible and
-        solved with `closest_feasible` or `elastic`.
+    If it comes from `jax.vmap`, each part has an axis for the batch in front.
 
-    `x`, `y`, `s`, `objective` and `shift` are differentiable in the data.
+    - `x`, `y`, `s`: the solution, its dual variable and its slack, of shapes `(n,)`,
+        `(m,)` and `(m,)`. NaN if no solution was found.
+    - `status`: how the solve has ended, a [`diffqcp.Status`][] as an integer.
+    - `iterations`: how many iterations the forward solver has made.
+    - `objective`: the optimal value, `1/2 x'P x + q'x`.
+    - `residuals`: how exact the solution is, a [`diffqcp.Residuals`][].
+    - `shift`: by how much the right-hand side was changed, of shape `(m,)`:
+        `A x + s = b + shift`. Zero, unless the problem was infeasible and was solved with
+        `closest_feasible` or `elastic`.
+
+    `x`, `y`, `s`, `objective` and `shift` can be differentiated with respect to the data.
     """
 
     x: Float[Array, " n"]
@@ -69,10 +74,12 @@ class QCPSolver(eqx.Module):
 
         minimise 1/2 x'Px + q'x    subject to    Ax + s = b,  s in K.
 
-    Calling it is differentiable in the data by all of JAX: `jvp`, `vjp`, `grad`,
-    `linearize`, `jacfwd`, `jacrev`, `hessian`, under `jit` and `vmap`. The forward solver
-    runs once for a call, whatever is differentiated. Where the solution map has no
-    derivative the least-squares one is used, as in [`diffqcp.AbstractQCP`][].
+    Call it with the data, `solver(P, A, q, b)`. All of JAX's derivatives go through the
+    call, `jvp`, `vjp`, `grad`, `linearize`, `jacfwd`, `jacrev` and `hessian`, and so do
+    `jit` and `vmap`. The problem is solved once for a call, by the *forward solver*,
+    whatever is differentiated. Where the solution has no derivative, because it is not
+    unique or constraints are redundant, a least-squares solution takes its place, as in
+    [`diffqcp.AbstractQCP.derivative`][].
 
     **Arguments:**
 
@@ -83,24 +90,29 @@ class QCPSolver(eqx.Module):
         [`diffqcp.Proximal`][] for cones that Clarabel does not have.
     - `solve_method`, `solver`: how the linear system of the derivative is solved, as for
         [`diffqcp.AbstractQCP.derivative`][].
-    - `polish`: whether to improve what the forward solver returns by Newton steps on the
-        optimality conditions, of which one to three are usual; as an integer, the most
-        steps (True: 10). Errors of the solution are errors of the derivative.
-    - `smoothing`: as for [`diffqcp.AbstractQCP.derivative`][]; the solution stays the
-        exact one. Second derivatives take the smoothed `D` for a constant.
+    - `polish`: whether to correct what the forward solver returns by Newton steps on the
+        optimality conditions, since an error of the solution is an error of the
+        derivative, too. One to three steps are usual. An integer is the largest number of
+        steps; True stands for 10.
+    - `smoothing`: as for [`diffqcp.AbstractQCP.derivative`][]. The solution itself is not
+        smoothed. In second derivatives the smoothed derivative of the projection counts
+        as a constant.
     - `throw`: whether a problem that is not solved raises a `RuntimeError` with the
         status and the place in the batch. If False, its solution and its derivatives are
-        NaN, or if the status is `INACCURATE`, as good as could be had.
-    - `closest_feasible`: whether a problem that is infeasible is solved with the closest
-        `b` for which it is not: with `b + shift`, and the smallest `shift` there is. Its
-        status is `CLOSEST_FEASIBLE`. Feasible problems are solved as always. The forward
-        solver is [`diffqcp.Proximal`][], and `polish` and `smoothing` do not count. See
+        NaN; only if the status is `INACCURATE` they are those of the best point found.
+    - `closest_feasible`: whether to solve, in the place of an infeasible problem, the
+        closest feasible one: with `b + shift` instead of `b`, and the smallest `shift`
+        for which that has a solution. The status is then `CLOSEST_FEASIBLE`. Feasible
+        problems are solved as always. The forward solver must be [`diffqcp.Proximal`][],
+        which is the default then; `polish` has no effect and `smoothing` must be zero.
+        See [Infeasible problems](../infeasible.md).
+    - `elastic`: a price `gamma > 0` at which constraints may be violated, so that every
+        problem is feasible. The right-hand side of an equation may be shifted either way,
+        that of a nonnegative row upwards, and that of another cone along a point inside
+        of it: `(1, 0, ..)` for a second-order cone, the unit matrix for a PSD one. Each
+        shift costs `gamma` times its length. If the multipliers of a feasible problem are
+        below the price, its solution stays what it is. See
         [Infeasible problems](../infeasible.md).
-    - `elastic`: a number `gamma > 0`, of any size: constraints may be violated at that
-        price. Each nonnegative row and each other cone may be shifted along a point
-        inside of it, `(1, 0, ..)` for a second-order cone, the unit matrix for a PSD one,
-        and each equation either way, for `gamma` times the length. So every problem is
-        feasible, and one with multipliers below the price is solved as always.
 
     **Raises:** `TypeError` or `ValueError`, naming the argument.
     """
@@ -172,21 +184,22 @@ class QCPSolver(eqx.Module):
         *,
         start: QCPSolution | Solution | None = None,
     ) -> QCPSolution:
-        """Solves.
+        """Solves the problem with these data.
 
         **Arguments:**
 
-        - `P`, `A`: matrices in the structure's format. Of a dense `P` the symmetric part
-            counts.
+        - `P`, `A`: matrices in the structure's format. If `P` is a dense array that is
+            not symmetric, its symmetric part `(P + P') / 2` is taken.
         - `q`, `b`: shapes `(n,)` and `(m,)`.
-        - `start`: a solution to start from, or `(x, y, s)`, for forward solvers that can:
-            [`diffqcp.Newton`][], [`diffqcp.Proximal`][] and SCS.
+        - `start`: a solution to start from, or `(x, y, s)`. Only some forward solvers
+            make use of it: [`diffqcp.Newton`][], [`diffqcp.Proximal`][] and SCS.
 
         **Returns:** a [`diffqcp.QCPSolution`][], in the widest floating-point dtype of
         the data.
 
-        **Raises:** `TypeError` or `ValueError`, naming the argument, for another format,
-        shape or pattern; a `RuntimeError` if `throw` and there is no solution.
+        **Raises:** `TypeError` or `ValueError`, naming the argument, if a format, a shape
+        or a pattern is not that of the structure; `RuntimeError` if the problem is not
+        solved and `throw` is True.
         """
         data = self._data(P, A, q, b)
         recipe: Recipe | ClosestRecipe
@@ -249,18 +262,20 @@ def solve(
     start: QCPSolution | Solution | None = None,
     **options: Any,
 ) -> QCPSolution:
-    """Solves a QCP, differentiably.
+    """Solves a QCP, so that JAX can differentiate the solution.
 
         minimise 1/2 x'Px + q'x    subject to    Ax + s = b,  s in K.
 
-    This makes a [`diffqcp.QCPSolver`][] and calls it. Where many problems share their
-    structure, make one yourself, outside `jax.jit`; sparse matrices that are traced need
-    that, since their patterns are not known.
+    This makes a [`diffqcp.QCPSolver`][] and calls it. If you solve many problems of one
+    structure, make the solver yourself, once, and call it for each of them. You have to
+    do so, outside of `jax.jit`, if `P` and `A` are sparse matrices that are arguments of
+    a jitted function: there it is not known which of their entries are stored.
 
     **Arguments:**
 
-    - `P`, `A`: both BCOO (then the upper triangle of `P`), both BCSR (all of `P`), or
-        both arrays (all of `P`, of which the symmetric part counts).
+    - `P`, `A`: both BCOO (then `P` is the upper triangle only), both BCSR, or both dense
+        arrays (in both cases all of `P`). Of a dense `P` that is not symmetric the
+        symmetric part is taken.
     - `q`, `b`: shapes `(n,)` and `(m,)`.
     - `cone_dims`, `psd_order`: the cone `K`; see
         [`diffqcp.cones.ProductCone.from_dict`][].
@@ -270,7 +285,8 @@ def solve(
 
     **Returns:** a [`diffqcp.QCPSolution`][].
 
-    **Raises:** as `QCPSolver`, and as the structure of the matrices' format.
+    **Raises:** the errors of `QCPSolver`, and those of the structure that fits the format
+    of the matrices, such as [`diffqcp.QCPStructureCPU`][].
     """
     formats = {BCOO: QCPStructureCPU, BCSR: QCPStructureGPU}
     kind = next(

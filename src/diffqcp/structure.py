@@ -23,10 +23,10 @@ from .sparsity import flat_places, SparseMatrix, SparsityPattern
 
 
 class AbstractQCPStructure(abc.ABC):
-    """Sizes, sparsity patterns and cones of a QCP.
+    """What problems of one kind have in common: sizes, sparsity patterns and cones.
 
-    Hashable and compared by value: it is a static part of every QCP, and one compiled
-    program serves all QCPs with equal structures.
+    To JAX it is static, that is, a constant and no array. Two structures are equal if all
+    of that is equal, and one compiled program serves all QCPs with equal structures.
 
     **Attributes:**
 
@@ -36,8 +36,8 @@ class AbstractQCPStructure(abc.ABC):
     - `dims`: the cone `K` as an SCS-style dictionary with all its keys (`K*` if the
         structure was made with `onto_dual=False`).
     - `psd_order`, `onto_dual`: as given.
-    - `P_full`: the pattern of all of the symmetric `P`.
-    - `compiled`: what the compiled extension has made of it; None at first.
+    - `P_full`: the pattern of the whole symmetric `P`, both triangles.
+    - `compiled`: what the compiled extension keeps for this structure; None at first.
     """
 
     n: int
@@ -119,12 +119,16 @@ class AbstractQCPStructure(abc.ABC):
 
     @property
     def P_source(self) -> np.ndarray:
-        """The stored entry that each one of the symmetric `P` comes from."""
+        """For each entry of the whole symmetric `P`, the stored entry that it comes
+        from.
+        """
         return self._P_source.value
 
     @property
     def P_weights(self) -> np.ndarray:
-        """How many entries of the symmetric `P` each stored one stands for."""
+        """For each stored entry of `P`, how many entries of the whole matrix it stands
+        for.
+        """
         return self._P_weights.value
 
     @property
@@ -179,10 +183,10 @@ class AbstractQCPStructure(abc.ABC):
         pattern: SparsityPattern,
         dtype: DTypeLike | None = None,
     ) -> Array:
-        """The stored values of `matrix`, once it is known to have `pattern`.
+        """The stored values of `matrix`, after a check that it has this `pattern`.
 
-        **Raises:** `TypeError` or `ValueError` if its type, shape or, where it is
-        known, its pattern is another.
+        **Raises:** `TypeError` or `ValueError` if its type, its shape or, as far as it is
+        known, its pattern is a different one.
         """
         self._check_format(name, matrix)
         check_real(name, self._stored(matrix).dtype, "real numbers", matrix)
@@ -309,7 +313,7 @@ class QCPStructureCPU(AbstractQCPStructure):
     **Arguments:**
 
     - `P`: BCOO, shape `(n, n)`; entries on or above the diagonal only. Its values do
-        not matter. An LP has no entries at all.
+        not matter, only where its entries are. For an LP it has no entries at all.
     - `A`: BCOO, shape `(m, n)`. `P` and `A` may also be batches, with `n_batch=1` and
         one pattern for all items; the structure is that of an item.
     - `cone_dims`: the cone `K` as an SCS-style dictionary; see
@@ -380,8 +384,8 @@ class QCPStructureGPU(AbstractQCPStructure):
 
     **Arguments:**
 
-    - `P`: BCSR, shape `(n, n)`, with both triangles. Its values do not matter. An LP
-        has no entries at all.
+    - `P`: BCSR, shape `(n, n)`, with both triangles. Its values do not matter, only
+        where its entries are. For an LP it has no entries at all.
     - `A`: BCSR, shape `(m, n)`. `P` and `A` may also be batches, with `n_batch=1` and
         one pattern for all items; the structure is that of an item.
     - `cone_dims`: the cone `K` as an SCS-style dictionary; see

@@ -31,30 +31,36 @@ def backward(
 ) -> None:
     """The gradient of a function of the solution with respect to the parameters.
 
-    As `problem.backward()`, for a problem solved by Clarabel or SCS without
-    `requires_grad`, and with its quadratic objective: each variable's `gradient` is that
-    of the function with respect to it, ones if it is None; each parameter's `gradient` is
-    set. Computed in float64, whatever JAX's default.
+    Before the call, set the `gradient` of each variable to the gradient of the function
+    with respect to that variable. (None stands for ones.) The call sets the `gradient` of
+    each parameter. This is what `problem.backward()` of CVXPY does, but the problem may
+    have been solved by Clarabel or SCS, without `requires_grad`, and keeps its quadratic
+    objective. All is computed in float64, whatever JAX's default.
 
-    The function may be one of the dual variables, too: give `gradient` to an element of
-    `constraint.dual_variables`. As soon as one of them has one, None means zeros
-    everywhere.
+    The function may depend on dual variables, too: set the `gradient` of an element of
+    `constraint.dual_variables`. As soon as one of these is set, None stands for zeros,
+    for all variables.
 
-    As in CVXPY, the gradient of a complex parameter is the derivative with respect to its
-    real part plus `1j` times that with respect to its imaginary part; of a symmetric one
-    it has at both of two symmetric places what changing both of them brings, and of a
-    Hermitian one likewise, conjugate below the diagonal; of a diagonal one it is sparse,
-    and of a sparse one zero outside of its pattern.
+    Parameters with attributes are treated as in CVXPY:
+
+    - complex: the gradient is the derivative with respect to the real part plus `1j`
+        times that with respect to the imaginary part;
+    - symmetric: two symmetric places hold the same number, and that is the derivative
+        if both of them change. For a Hermitian parameter the one below the diagonal is
+        the conjugate;
+    - diagonal: the gradient is a sparse matrix;
+    - sparse: the gradient is zero outside of the pattern.
 
     **Arguments:**
 
     - `problem`: a `cvxpy.Problem` after `problem.solve(solver=cp.CLARABEL)` or
-        `cp.SCS`; DCP or DGP, and DPP.
+        `cp.SCS`: a convex one (DCP) or a geometric program (DGP, solved with `gp=True`),
+        whose parameters follow CVXPY's rules for them (DPP).
     - `solve_method`, `solver`, `polish`: as for
         [`diffqcp.AbstractQCP.derivative`][].
 
-    **Raises:** as [`diffqcp.integrations.cvxpy.host_qcp`][], and `ValueError` if the
-    problem is not DPP or a gradient does not have the shape of its variable.
+    **Raises:** the errors of [`diffqcp.integrations.cvxpy.host_qcp`][], and `ValueError`
+    if the problem is not DPP or a gradient does not have the shape of its variable.
     """
     if not problem.parameters():
         return
@@ -89,11 +95,13 @@ def derivative(
 ) -> None:
     """How the solution changes with the parameters.
 
-    As `problem.derivative()`, for a problem solved by Clarabel or SCS without
-    `requires_grad`, and with its quadratic objective: each parameter's `delta` is its
-    perturbation, zero if it is None; each variable's `delta` is set, and that of each
-    dual variable, an element of `constraint.dual_variables`. (It is None for a constraint
-    whose dual variable CVXPY does not recover.)
+    Before the call, set the `delta` of each parameter to its change. (None stands for
+    zero.) The call sets the `delta` of each variable to the change of its optimal value,
+    to first order, and also those of the dual variables, which are the elements of
+    `constraint.dual_variables`. (For a constraint whose dual variable CVXPY does not
+    compute it is None.) This is what `problem.derivative()` of CVXPY does, but the
+    problem may have been solved by Clarabel or SCS, without `requires_grad`, and keeps
+    its quadratic objective.
 
     The arguments and errors are those of [`diffqcp.integrations.cvxpy.backward`][].
     """

@@ -67,14 +67,14 @@ class AbstractEffects(Mapping[Key, np.ndarray], abc.ABC):
         """Of `Effect`; asked once."""
 
     def range(self, key: Key) -> tuple[np.ndarray, np.ndarray]:
-        """From where to where each number may move with the same constraints active, if
-        all others stay. In between, the solution is one smooth function of it; at the
-        ends it has a kink.
+        """How far each number may move, while all others stay as they are, until other
+        constraints become active. Within this range the solution is a smooth function of
+        the number; at the ends it has a kink.
 
-        For a number that is in `q` or `b` of the conic form (so it stands alone or with
-        constants, and not beside variables in constraints or in squares) the solution is
-        linear in between, and the ends are exact. For others it curves, and is followed
-        in steps.
+        If the number is in `q` or `b` of the conic form (that is, variables are
+        multiplied by it neither in the constraints nor in squares), the solution is
+        linear within the range, and the ends are exact. Otherwise the solution is curved,
+        and is followed in steps.
 
         **Returns:**
 
@@ -163,7 +163,8 @@ class AbstractEffects(Mapping[Key, np.ndarray], abc.ABC):
     def plot(
         self, largest: int = 10, *, relative: float | None = None, axes: Any = None
     ) -> Any:
-        """A tornado: bars for what happens if one number changes, the largest on top.
+        """A tornado plot: a bar for each number shows what happens if this number alone
+        changes, with the largest effect on top.
 
         A bar is pale where the number has left the range in which the derivative holds.
         Needs matplotlib: the extra `plot`.

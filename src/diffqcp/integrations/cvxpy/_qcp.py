@@ -26,9 +26,9 @@ def host_qcp(problem: cp.Problem) -> HostQCP:
 
     **Returns:**
 
-    The QCP in CVXPY's conic form: its variables include those that CVXPY introduced,
-    and `vjp` and `jvp` refer to that form. The dtype is JAX's default, so float32
-    unless `jax_enable_x64` is set.
+    The QCP in CVXPY's conic form. Its `x` holds your variables and those that CVXPY
+    has added, and `vjp` and `jvp` refer to the numbers in that form, not to CVXPY's
+    parameters. The dtype is JAX's default: float32, unless `jax_enable_x64` is set.
 
     **Raises:** `TypeError` if `problem` is not a CVXPY problem. `ValueError` if it is
     not solved, has no solution, was solved by another solver or with `qcp=True`, is
@@ -44,7 +44,8 @@ def host_qcp(problem: cp.Problem) -> HostQCP:
 def device_qcp(problem: cp.Problem) -> DeviceQCP:
     """A [`diffqcp.DeviceQCP`][] from a problem that CVXPY has solved.
 
-    Otherwise as [`diffqcp.integrations.cvxpy.host_qcp`][], with the same errors.
+    Everything else, errors included, is as in
+    [`diffqcp.integrations.cvxpy.host_qcp`][].
     """
     form = conic_form(problem)
     P, A = as_bcsr(form.P), as_bcsr(form.A)

@@ -16,12 +16,13 @@ from ._qcp import conic_form
 
 
 class Sensitivities(AbstractEffects[cp.Parameter]):
-    """d(expression)/d(parameter), by parameter; each has its parameter's shape.
+    """The derivatives of an expression with respect to parameters: a mapping from each
+    parameter to an array of its shape.
 
-    As a string, and in a notebook, it is a table with a line for each entry of each
-    parameter, or for the largest ones if there are many. Where all constraints are
-    linear, the columns `from` and `to` say for which values of the entry the same
-    constraints are active.
+    Printed, or shown in a notebook, it is a table with a line for each entry of each
+    parameter, or for the largest ones if there are many. If all constraints are linear,
+    the columns `from` and `to` say between which values of the entry the same constraints
+    stay active.
     """
 
     _HEADER = ("parameter", "value", "sensitivity")
@@ -89,29 +90,30 @@ def sensitivity(
     solver: lx.AbstractLinearSolver | None = None,
     polish: bool = True,
 ) -> Sensitivities:
-    """d(expression)/d(parameter) at the solution, for all parameters.
+    """The derivative of an expression of the solution with respect to each parameter.
 
-    It is the total derivative: through the solution, and through parameters that the
-    expression itself has.
+    It is the total derivative. A parameter counts because the solution depends on it, and
+    also where it appears in the expression itself.
 
     **Arguments:**
 
     - `problem`: as for [`diffqcp.integrations.cvxpy.backward`][].
-    - `expression`: a real scalar expression of the problem's variables, of the elements
-        of `dual_variables` of its constraints, and of any parameters;
-        `problem.objective.expr` for one. It need not be convex, but differentiable at the
-        solution.
+    - `expression`: a real scalar CVXPY expression, for example
+        `problem.objective.expr`. It may contain the problem's variables, its dual
+        variables (the elements of `constraint.dual_variables`), and any parameters. It
+        need not be convex, but it must be differentiable at the solution.
     - `solve_method`, `solver`, `polish`: as for
         [`diffqcp.AbstractQCP.derivative`][].
 
     **Returns:**
 
     A mapping from the parameters of the problem and of the expression to derivatives,
-    which prints as a table, and has `range` and `plot`. For a parameter with an attribute
-    such as `symmetric` the derivative is as `parameter.gradient` of `backward`.
+    which prints as a table, and has `range` and `plot`. For parameters with an attribute,
+    such as `symmetric`, see [`diffqcp.integrations.cvxpy.backward`][].
 
-    **Raises:** as `backward`; and `TypeError` or `ValueError` if the expression is none,
-    is not a real scalar, has other variables, or is not differentiable at the solution.
+    **Raises:** the errors of `backward`; and `TypeError` or `ValueError` if `expression`
+    is not a CVXPY expression, is not a real scalar, has variables of other problems, or
+    is not differentiable at the solution.
     """
     _check_expression(problem, expression)
     partial = _partial_derivatives(expression)

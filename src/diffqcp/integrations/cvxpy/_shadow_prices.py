@@ -15,11 +15,12 @@ from ._qcp import conic_form
 
 
 class ShadowPrices(AbstractEffects[Constraint]):
-    """d(optimal value)/du, by constraint `left <= right + u` or `left == right + u`; each
-    has the shape of its constraint.
+    """The derivatives of the optimal value with respect to `u`, where a constraint is
+    relaxed to `left <= right + u` or `left == right + u`: a mapping from each constraint
+    to an array of its shape.
 
-    As [`diffqcp.integrations.cvxpy.Sensitivities`][] a table, with the columns `from` and
-    `to` for `u`. The column in the middle has `left - right`.
+    It prints as a table, like [`diffqcp.integrations.cvxpy.Sensitivities`][]. The second
+    column is `left - right`, and `from` and `to` are a range for `u`.
     """
 
     _HEADER = ("constraint", "left - right", "shadow price")
@@ -70,19 +71,21 @@ def shadow_prices(
 ) -> ShadowPrices:
     """What the optimal value gains if the right-hand side of a constraint grows.
 
-    That is the dual variable, with the sign that this has: negative where a minimum
-    falls, positive where a maximum rises. In a problem with linear constraints, each
-    comes with the range of the right-hand side in which the same constraints are active:
-    in a linear program the price is constant there, and changes at both ends.
+    These are the dual variables, with the sign that this question gives them: negative if
+    a minimum falls, positive if a maximum rises. In a problem with linear constraints,
+    each price comes with the range of the right-hand side in which the same constraints
+    stay active. In a linear program the price is constant in that range, and changes at
+    both of its ends.
 
     **Arguments:**
 
     - `problem`, `solve_method`, `solver`, `polish`: as for
         [`diffqcp.integrations.cvxpy.backward`][].
 
-    **Returns:** a mapping from constraints with `<=`, `>=` or `==` to prices.
+    **Returns:** a mapping from the constraints that are written with `<=`, `>=` or `==`
+    to their prices, a [`diffqcp.integrations.cvxpy.ShadowPrices`][].
 
-    **Raises:** as `backward`.
+    **Raises:** the errors of `backward`.
     """
     linearised = Linearised(problem, conic_form(problem), solve_method, solver, polish)
     duals = linearised.dual_values()

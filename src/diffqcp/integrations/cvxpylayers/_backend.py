@@ -36,13 +36,16 @@ class DiffQCP(SolverInterface):
 
         CvxpyLayer(problem, parameters, variables, solver=DiffQCP())
 
-    for the PyTorch layer of cvxpylayers, and for
-    [`diffqcp.integrations.cvxpylayers.CvxpyLayer`][] with JAX. Quadratic objectives are
-    kept, with parameters in all of them, and every cone of CVXPY's is taken. Patterns and
-    the solver's set-up are made once for a layer. In PyTorch both passes are computed in
-    float64, whatever JAX's default, and a whole batch at once; the solution has the dtype
-    of the parameters. A batch is filled up to a size that has come before, so that few
-    sizes are compiled.
+    It is for the PyTorch layer of cvxpylayers, and, with JAX, for
+    [`diffqcp.integrations.cvxpylayers.CvxpyLayer`][]. Quadratic objectives stay
+    quadratic, and parameters may appear anywhere in them. All cones of CVXPY are
+    supported. What can be prepared without knowing the parameters is prepared once for a
+    layer.
+
+    In PyTorch the solve and the gradient of a whole batch are computed at once, in
+    float64, whatever JAX's default; the solution has the dtype of the parameters. Each
+    size of a batch needs a compilation of its own. So that there are few, a batch may be
+    filled up to a size that has come before.
 
     **Arguments:**
 
@@ -51,17 +54,17 @@ class DiffQCP(SolverInterface):
         of the solver that it calls, can be given for a call as `solver_args`; other names
         are further `settings`, as in `solver_args={"max_iter": 50, "verbose": True}`.
     - `solve_method`, `solver`, `polish`, `smoothing`: as for [`diffqcp.QCPSolver`][].
-    - `throw`: whether a problem without solution raises a `RuntimeError` with the status
-        and the place in the batch. If False, its solution is NaN, and its gradient is
-        too unless the loss does not depend on it; those of the rest of the batch are
-        right.
+    - `throw`: whether a problem without a solution raises a `RuntimeError` with the
+        status and the place in the batch. If False, its solution is NaN, and so is its
+        gradient, unless the loss does not depend on this solution. The rest of the batch
+        is not affected.
     - `warm_start`: whether a solve in PyTorch starts from the last solution of the same
-        layer and batch size, for forward solvers that can. The solution is the same up to
-        rounding errors, unless there are several, or `polish` is off. True by default,
-        since in training one problem is much like the last.
-    - `closest_feasible`: as for [`diffqcp.QCPSolver`][]: infeasible problems are solved
-        with the closest right-hand side for which they are not. The forward solver is
-        then [`diffqcp.Proximal`][].
+        layer and the same size of the batch, if the forward solver can do that. It is on
+        by default, since in training a problem is much like the one before. The solution
+        is the same up to rounding errors, unless a problem has several solutions or
+        `polish` is off.
+    - `closest_feasible`: as for [`diffqcp.QCPSolver`][]: in the place of an infeasible
+        problem the closest feasible one is solved, by [`diffqcp.Proximal`][].
 
     **Raises:** `TypeError` or `ValueError`, naming the argument.
     """

@@ -24,12 +24,13 @@ from ._form import LayerForm, LayerSolution
 class CvxpyLayer:
     """A CVXPY problem as a differentiable function of its parameters, for JAX.
 
-    With the constructor and the call of `cvxpylayers.jax.CvxpyLayer`, whose release 1.2
-    takes no solver objects and cannot be jitted. Here `jax.jit`, `jax.vmap`, `jax.grad`,
+    It is constructed and called as `cvxpylayers.jax.CvxpyLayer`, whose release 1.2 takes
+    no solver objects and cannot be jitted. Here `jax.jit`, `jax.vmap`, `jax.grad`,
     `jax.jacobian`, `jax.jvp` and `jax.hessian` go through the layer. The dtype is that of
-    the parameters; with 16-bit ones the layer computes in float32. Outside of
-    transformations a batch is filled up to a size that has come before, so that few sizes
-    are compiled.
+    the parameters; with 16-bit ones the layer computes in float32.
+
+    Each size of a batch needs a compilation of its own. So that there are few, a batch
+    may be filled up to a size that has come before (outside of transformations).
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class CvxpyLayer:
     ):
         """**Arguments:**
 
-        - `problem`: a CVXPY problem; DPP.
-        - `parameters`: all of its parameters, in the order of the call's arguments.
-        - `variables`: those to return: variables, and dual variables of constraints.
+        - `problem`: a CVXPY problem whose parameters follow CVXPY's rules for them (DPP).
+        - `parameters`: all of its parameters, in the order in which the call takes their
+            values.
+        - `variables`: what the call returns: variables of the problem, and dual variables
+            of its constraints.
         - `solver`: a [`diffqcp.integrations.cvxpylayers.DiffQCP`][].
         - `gp`: whether the problem is a geometric program.
         - `verbose`: whether the forward solver prints.
@@ -89,12 +92,13 @@ class CvxpyLayer:
 
         **Arguments:**
 
-        - `params`: a value for each parameter, of its shape or with a batch axis first.
-            Values with and without one can be mixed.
+        - `params`: a value for each parameter, of the parameter's shape, or with an axis
+            for a batch in front. Values with and without that axis can be mixed.
         - `solver_args`: options of the forward solver for this call.
-        - `warm_start`: whether to start from the solution of the last call with
-            `warm_start` and this size of the batch, outside of transformations, for
-            forward solvers that can.
+        - `warm_start`: whether to start from the solution of the last call that had
+            `warm_start` and this size of the batch. It has no effect under
+            transformations of JAX, nor with forward solvers that cannot start from a
+            solution.
 
         **Returns:**
 
