@@ -19,6 +19,13 @@ class AutoSolver(lx.AbstractLinearSolver[Any]):
     the compiled extension, and on other platforms, dense [`diffqcp.LU`][] for orders up
     to `max_dense`. Beyond that, `SparseLDL` on CPUs and [`diffqcp.LSMR`][] elsewhere.
 
+    Where the extension computes a single product with the derivative (`jvp`, `vjp`) and
+    a factorisation would take as long as a hundred products with `K` or more, it
+    solves by the method of minimal residuals first, to the same accuracy, and
+    factorises only if that does not converge in about the time of a factorisation. That
+    is so for PSD cones from orders of about 30 on, and for sparse systems whose factors
+    fill. `qcp.derivative()` always factorises.
+
     **Arguments:**
 
     - `max_dense`: the largest order that is solved densely. By default 500 on CPUs,
