@@ -133,7 +133,7 @@ class Differentiation {
           if (std::isinf(given_.data.b[k])) y_[k] = 0;
         return {std::move(point), false};
       }
-      report->error = error_of(*point, point->x, point->y, point->s);
+      report->error = error_of(*point, point->products, point->y, point->s);
       if (report->error <= exact()) {
         x_ = point->x;
         y_ = point->y;
@@ -168,7 +168,8 @@ class Differentiation {
     for (Index j = 0; j < problem_.n; ++j) moved_x[j] += step.w[j];
 
     const double before = *error;
-    const double after = error_of(point, moved_x, moved_y, moved_s);
+    const double after =
+        error_of(point, point.multiply(moved_x, moved_y), moved_y, moved_s);
     const bool better = after < before;
     const bool again = better && !kept(point, moved_y, moved_s) && !wild(point, v);
     const bool taken = better && !(again && last);
@@ -205,8 +206,9 @@ class Differentiation {
     return false;
   }
 
-  // The largest residual over the largest term: the Python function relative_error.
-  double error_of(const Linearised& point, const std::vector<double>& x,
+  // The largest residual over the largest term: the Python function relative_error. The
+  // products are those with x and y.
+  double error_of(const Linearised& point, const Linearised::Products& products,
                   const std::vector<double>& y, const std::vector<double>& s) const {
     double size = 0, residual = 0, poison = 0;
     const auto grow = [](double& largest, double value) {
@@ -216,10 +218,7 @@ class Differentiation {
       grow(residual, value);
       poison += 0 * value;
     };
-    std::vector<double> Px(problem_.n, 0.0), pulled(problem_.n, 0.0), Ax(problem_.m, 0.0);
-    problem_.add_P(given_.data.P, x.data(), Px.data());
-    problem_.A.add_transposed(point.A.data(), y.data(), pulled.data());
-    problem_.A.add_product(point.A.data(), x.data(), Ax.data());
+    const auto& [Px, pulled, Ax] = products;
     for (Index j = 0; j < problem_.n; ++j) {
       const double q = given_.data.q[j];
       for (double term : {Px[j], pulled[j], q}) grow(size, term);

@@ -64,9 +64,9 @@ class Linearised {
       this->s[k] = this->y[k] - v[k];
       primal[k] = this->s[k] - b[k];
     }
-    problem.add_P(given.data.P, x.data(), dual.data());
-    problem.A.add_transposed(A.data(), this->y.data(), dual.data());
-    problem.A.add_product(A.data(), x.data(), primal.data());
+    products = multiply(x, this->y);
+    for (Index j = 0; j < problem.n; ++j) dual[j] += products.Px[j] + products.pulled[j];
+    for (Index k = 0; k < problem.m; ++k) primal[k] += products.Ax[k];
     // A NaN, as comparisons hide it, is to make all of the derivative NaN.
     double poison = 0;
     for (double entry : dual) poison += 0 * entry;
@@ -77,6 +77,21 @@ class Linearised {
     iterates_ = iterates_ && nearby->iterates_;
     if (nearby->system_ != nullptr && !nearby->system_->singular())
       factor = std::move(nearby->factor);
+  }
+
+  // P x, A'y and A x.
+  struct Products {
+    std::vector<double> Px, pulled, Ax;
+  };
+
+  Products multiply(const std::vector<double>& x, const std::vector<double>& y) const {
+    Products result{std::vector<double>(problem_.n, 0.0),
+                    std::vector<double>(problem_.n, 0.0),
+                    std::vector<double>(problem_.m, 0.0)};
+    problem_.add_P(P_, x.data(), result.Px.data());
+    problem_.A.add_transposed(A.data(), y.data(), result.pulled.data());
+    problem_.A.add_product(A.data(), x.data(), result.Ax.data());
+    return result;
   }
 
   // What a semismooth Newton step on P x + A'Pi(v) + q = 0, A x + Pi(v) - v = b solves for.
@@ -134,6 +149,7 @@ class Linearised {
   std::vector<double> A, b;                   // with a bound everywhere
   std::vector<double> x, y, s;                // with y the projection of y - s
   std::vector<double> dual, primal;           // the residuals
+  Products products;                          // at x and y
   std::vector<double> values, factor, shift;  // of K, once there is a system
 
  private:

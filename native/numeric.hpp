@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels.hpp"
 #include "symbolic.hpp"
 #include "update.hpp"
 
@@ -18,53 +19,6 @@ namespace diffqcp {
 // Supernodes with fewer entries are solved with entry by entry.
 constexpr int64_t kNarrow = 256;
 constexpr Index kBlock = 8;  // columns of a panel that are eliminated one by one
-
-// Below this many multiplications a call of a vectorised function costs more than it saves.
-constexpr int64_t kTiny = 32;
-
-// c -= A b, with A by columns.
-DIFFQCP_VECTORISED
-inline void subtract_many(Index rows, Index cols, const double* a, int64_t stride,
-                             const double* b, double* c) {
-  Index k = 0;
-  for (; k + 4 <= cols; k += 4) {
-    const double *a0 = a + k * stride, *a1 = a0 + stride, *a2 = a1 + stride,
-                 *a3 = a2 + stride;
-    const double b0 = b[k], b1 = b[k + 1], b2 = b[k + 2], b3 = b[k + 3];
-    for (Index i = 0; i < rows; ++i)
-      c[i] -= a0[i] * b0 + a1[i] * b1 + a2[i] * b2 + a3[i] * b3;
-  }
-  for (; k < cols; ++k) {
-    const double* a0 = a + k * stride;
-    const double b0 = b[k];
-    for (Index i = 0; i < rows; ++i) c[i] -= a0[i] * b0;
-  }
-}
-
-inline void subtract_columns(Index rows, Index cols, const double* a, int64_t stride,
-                             const double* b, double* c) {
-  if (static_cast<int64_t>(rows) * cols >= kTiny)
-    return subtract_many(rows, cols, a, stride, b, c);
-  for (Index k = 0; k < cols; ++k, a += stride)
-    for (Index i = 0; i < rows; ++i) c[i] -= a[i] * b[k];
-}
-
-DIFFQCP_VECTORISED
-inline double dot_many(Index size, const double* a, const double* b) {
-  double sum[4] = {0, 0, 0, 0};
-  Index i = 0;
-  for (; i + 4 <= size; i += 4)
-    for (Index k = 0; k < 4; ++k) sum[k] += a[i + k] * b[i + k];
-  for (; i < size; ++i) sum[0] += a[i] * b[i];
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
-
-inline double dot(Index size, const double* a, const double* b) {
-  if (size >= kTiny) return dot_many(size, a, b);
-  double sum = 0;
-  for (Index i = 0; i < size; ++i) sum += a[i] * b[i];
-  return sum;
-}
 
 class Factorisation {
  public:
@@ -172,18 +126,26 @@ class Factorisation {
       if (j < width) forward_columns<C, 1>(panel, height, rows, j, z);
       return;
     }
-    work.resize(std::max<size_t>(work.size(), height));
-    for (int c = 0; c < C; ++c) {
-      for (Index i = 0; i < height; ++i)
-        work[i] = z[static_cast<int64_t>(rows[i]) * C + c];
-      for (Index j = 0; j + 1 < width; ++j)
-        subtract_columns(width - j - 1, 1, panel + static_cast<int64_t>(j) * height + j + 1,
-                         height, work.data() + j, work.data() + j + 1);
-      subtract_columns(height - width, width, panel + width, height, work.data(),
-                       work.data() + width);
-      for (Index i = 0; i < height; ++i)
-        z[static_cast<int64_t>(rows[i]) * C + c] = work[i];
+    gather<C>(height, rows, z, work);
+    for (Index j = 0; j < width; j += kColumns) {
+      const Index count = std::min(kColumns, width - j), rest = height - j - count;
+      const double* block = panel + static_cast<int64_t>(j) * (height + 1);
+      for (int c = 0; c < C; ++c) {
+        double* own = work.data() + static_cast<int64_t>(c) * height + j;
+        for (Index k = 0; k < count; ++k)
+          for (Index i = k + 1; i < count; ++i)
+            own[i] -= block[static_cast<int64_t>(k) * height + i] * own[k];
+      }
+      for (int c = 0; c < C; c += kVectors) {
+        double* own = work.data() + static_cast<int64_t>(c) * height + j;
+        subtract_columns(rest, count, block + count, height, std::min(kVectors, C - c), own,
+                         height);
+      }
     }
+    for (int c = 0; c < C; ++c)
+      for (Index i = 0; i < height; ++i)
+        z[static_cast<int64_t>(rows[i]) * C + c] =
+            work[static_cast<int64_t>(c) * height + i];
   }
 
   // z <- L_s'^-1 z.
@@ -197,16 +159,37 @@ class Factorisation {
       while (j > 0) backward_columns<C, 4>(panel, height, rows, j -= 4, z);
       return;
     }
-    work.resize(std::max<size_t>(work.size(), height));
-    for (int c = 0; c < C; ++c) {
-      for (Index i = 0; i < height; ++i)
-        work[i] = z[static_cast<int64_t>(rows[i]) * C + c];
-      for (Index j = width - 1; j >= 0; --j)
-        work[j] -= dot(height - j - 1, panel + static_cast<int64_t>(j) * height + j + 1,
-                       work.data() + j + 1);
-      for (Index j = 0; j < width; ++j)
-        z[static_cast<int64_t>(rows[j]) * C + c] = work[j];
+    gather<C>(height, rows, z, work);
+    for (Index j = (width - 1) / kColumns * kColumns; j >= 0; j -= kColumns) {
+      const Index count = std::min(kColumns, width - j), rest = height - j - count;
+      const double* block = panel + static_cast<int64_t>(j) * (height + 1);
+      for (int c = 0; c < C; c += kVectors) {
+        double* own = work.data() + static_cast<int64_t>(c) * height + j;
+        subtract_products(rest, count, block + count, height, std::min(kVectors, C - c), own,
+                          height);
+      }
+      for (int c = 0; c < C; ++c) {
+        double* own = work.data() + static_cast<int64_t>(c) * height + j;
+        for (Index k = count - 1; k >= 0; --k)
+          for (Index i = k + 1; i < count; ++i)
+            own[k] -= block[static_cast<int64_t>(k) * height + i] * own[i];
+      }
     }
+    for (int c = 0; c < C; ++c)
+      for (Index j = 0; j < width; ++j)
+        z[static_cast<int64_t>(rows[j]) * C + c] =
+            work[static_cast<int64_t>(c) * height + j];
+  }
+
+  // These rows of C interleaved vectors, one vector after the other.
+  template <int C>
+  static void gather(Index height, const Index* rows, const double* z,
+                     std::vector<double>& work) {
+    work.resize(std::max(work.size(), static_cast<size_t>(height) * C));
+    for (int c = 0; c < C; ++c)
+      for (Index i = 0; i < height; ++i)
+        work[static_cast<int64_t>(c) * height + i] =
+            z[static_cast<int64_t>(rows[i]) * C + c];
   }
 
   // The part of W columns from the j-th on.

@@ -26,7 +26,12 @@ struct Places {
 
   // y += A x, and y += A'x.
   void add_product(const double* A, const double* x, double* y) const {
-    for (size_t k = 0; k < rows.size(); ++k) y[rows[k]] += A[k] * x[cols[k]];
+    for (size_t k = 0; k < rows.size();) {
+      const Index row = rows[k];
+      double sum = 0;
+      for (; k < rows.size() && rows[k] == row; ++k) sum += A[k] * x[cols[k]];
+      y[row] += sum;
+    }
   }
   void add_transposed(const double* A, const double* x, double* y) const {
     for (size_t k = 0; k < rows.size(); ++k) y[cols[k]] += A[k] * x[rows[k]];
@@ -119,10 +124,16 @@ struct Problem {
 
   // The symmetric part of P times x is added to y.
   void add_P(const double* values, const double* x, double* y) const {
-    for (size_t k = 0; k < P.count(); ++k) {
-      const double half = values[k] * weights[k] / 2;
-      y[P.rows[k]] += half * x[P.cols[k]];
-      y[P.cols[k]] += half * x[P.rows[k]];
+    for (size_t k = 0; k < P.count();) {
+      const Index row = P.rows[k];
+      const double own = x[row];
+      double sum = 0;
+      for (; k < P.count() && P.rows[k] == row; ++k) {
+        const double half = values[k] * weights[k] / 2;
+        sum += half * x[P.cols[k]];
+        y[P.cols[k]] += half * own;
+      }
+      y[row] += sum;
     }
   }
 

@@ -71,9 +71,10 @@ class Refinement {
   // if its entries are rounded.
   static constexpr double kRounding = 1e-12, kClear = 3, kDeparted = 100;
 
-  // Whether one step of (2) leaves more of a random vector than rounding errors. If so,
-  // what the next step changes of it: little, if the other eigenvalues of K are all much
-  // larger than E.
+  // Whether one step of (2) leaves more of a random vector than rounding errors, and the next
+  // one a part of that: many eigenvalues that are small beside K leave a small part, too, but
+  // less and less of it. If so, what the next step changes: little, if the other eigenvalues
+  // of K are all much larger than E.
   //
   // If u is in the null space, |u| = 1, and its last entry is u_j, then the j-th pivot is
   // about e / u_j^2. So if all pivots are large there is no null vector, but for one with
@@ -94,7 +95,15 @@ class Refinement {
     const std::vector<double> probe = random_residual();
     std::vector<double> left = probe, next(n_);
     contract(kResidual, left);
-    const bool singular = norm(kResidual, left) > kUnclear;
+    constexpr double fades = 1e-2;
+    const double size = norm(kResidual, left);
+    std::vector<double> second;
+    bool singular = !(size <= kUnclear);
+    if (singular) {
+      second = left;
+      contract(kResidual, second);
+      singular = !(norm(kResidual, second) <= fades * size);
+    }
     Rank rank{singular, 0, 0};
     if (singular || large) {
       std::vector<double> solved(n_);
@@ -106,9 +115,7 @@ class Refinement {
     if (!singular) return rank;
     rank.rate = 1;
     if (again && !rank.accurate()) return rank;
-    next = left;
-    contract(kResidual, next);
-    for (Index k = 0; k < n_; ++k) next[k] -= left[k];
+    for (Index k = 0; k < n_; ++k) next[k] = second[k] - left[k];
     rank.rate = norm(kResidual, next);
     // A small change is that of an eigenvalue much larger than E, or much smaller: then it
     // repeats itself.

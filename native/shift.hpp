@@ -93,6 +93,16 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   const auto regular = [](const Refinement::Rank& rank) {
     return !rank.singular && rank.fair();
   };
+  bool sure_of = false;  // the present shift
+  // What passes for a null vector, and is none, may be an error of the factors.
+  const auto sure = [&](Refinement::Rank rank) {
+    constexpr double more = 0x1p4;
+    constexpr int attempts = 3;
+    if (!sure_of) rank = refinement.sure(rank);
+    for (int k = 0; k < attempts && adapt && std::isinf(rank.rate) && !rank.fair(); ++k)
+      rank = refinement.sure(attempt(more));
+    return rank;
+  };
   Refinement::Rank rank = attempt(1);
   if (!adapt || regular(rank)) return refinement.sure(rank);
   const std::vector<double> start(shift, shift + n);
@@ -100,14 +110,19 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   rank = balance(rank, Refinement::kSlow, reached, attempt);
   const std::vector<double> scale = equilibrate(K, values, groups);
   const bool differ = uneven(K, values, shift, scale);
+  if (!rank.slow()) {
+    rank = refinement.sure(rank);
+    sure_of = true;
+  }
   if (vague || rank.slow()) {
     // Eigenvalues may be of all sizes, and K regular all the same.
     const double before = reached;
     attempt(smallest / reached);
     if (refinement.regular()) return {false, 0, 0, relative * reached, even};
     rank = attempt(before / reached);
+    sure_of = false;
   }
-  if (!differ || regular(rank)) return refinement.sure(rank);
+  if (!differ || regular(rank)) return sure(rank);
   double distance = 1;  // also if the factors are not good enough to tell
   if (rank.singular) {
     const std::vector<double> part = refinement.random_null_vector(rank);
@@ -116,16 +131,16 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   }
   const std::vector<double> plain(shift, shift + n);
   const double plain_reached = reached;
-  even = false;
+  even = sure_of = false;
   reached = 1;
   for (Index k = 0; k < n; ++k)
     shift[k] = std::copysign(relative / (scale[k] * scale[k]), start[k]);
   rank = balance(attempt(1), clear, reached, attempt);
-  if (!rank.slow() || !(distance <= Refinement::kRounding)) return refinement.sure(rank);
+  if (!rank.slow() || !(distance <= Refinement::kRounding)) return sure(rank);
   even = true;
   reached = plain_reached;
   std::copy(plain.begin(), plain.end(), shift);
-  return refinement.sure(attempt(1));
+  return sure(attempt(1));
 }
 
 }  // namespace diffqcp

@@ -169,6 +169,10 @@ class Solver {
       });
       if (spectrum == nullptr || !spectrum->known()) continue;
       spectrum->solve(single);
+      // The eigenvectors have rounding errors, which small eigenvalues make large.
+      std::vector<double> rest = residual(values, column<C>(right, c), single);
+      spectrum->solve(rest);
+      for (Index k = 0; k < K_.n; ++k) single[k] += rest[k];
       if (!is_least(values, column<C>(right, c), single)) continue;
       put<C>(single, r, c);
       outcome[c].error = tolerances.tolerance;
@@ -231,15 +235,22 @@ class Solver {
   bool is_least(const double* values, const std::vector<double>& r,
                 const std::vector<double>& z) const {
     constexpr double small = 1e-6;
-    const Factorisation factorisation(K_, lapack_.gemm);
-    std::vector<double> rest(K_.n), normal(K_.n);
-    factorisation.multiply<1>(values, z.data(), rest.data());
-    for (Index k = 0; k < K_.n; ++k) rest[k] = r[k] - rest[k];
-    factorisation.multiply<1>(values, rest.data(), normal.data());
+    const std::vector<double> rest = residual(values, r, z);
+    std::vector<double> normal(K_.n);
+    Factorisation(K_, lapack_.gemm).multiply<1>(values, rest.data(), normal.data());
     double largest = 0;
     for (Index e = 0; e < K_.entries; ++e) largest = std::max(largest, std::abs(values[e]));
     const double whole = largest * std::sqrt(NullSpace::dot(r, r));
     return std::sqrt(NullSpace::dot(normal, normal)) <= small * whole;
+  }
+
+  // r - K z.
+  std::vector<double> residual(const double* values, const std::vector<double>& r,
+                               const std::vector<double>& z) const {
+    std::vector<double> rest(K_.n);
+    Factorisation(K_, lapack_.gemm).multiply<1>(values, z.data(), rest.data());
+    for (Index k = 0; k < K_.n; ++k) rest[k] = r[k] - rest[k];
+    return rest;
   }
 
   // One of interleaved vectors.

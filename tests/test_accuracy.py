@@ -293,7 +293,7 @@ def test_not_convex(n):
 @pytest.mark.parametrize("factorisation", [NativeFactorisation, QDLDLFactorisation])
 def test_not_convex_and_sparse(monkeypatch, factorisation):
     """An eigenvalue of -1e-6 is one; zero is none, and neither is a rounding error."""
-    monkeypatch.setattr(_convexity, "Factorisation", factorisation)
+    monkeypatch.setattr(_convexity, "factorisation", factorisation)
     _convexity._factorisation.cache_clear()
     n = 40
     laplacian = sp.diags_array(

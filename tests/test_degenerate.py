@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
-from scipy.linalg import block_diag
+from scipy.linalg import block_diag, lu_factor, lu_solve
 
 from diffqcp import AutoSolver, CuDSS, LSMR, LU, SparseLDL
 from diffqcp._extension import extension
@@ -433,6 +433,33 @@ def test_what_is_not_null_stays():
         expected = np.linalg.pinv(K, rcond=1e-12) @ right
         error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
         assert solved and error < 1e-6, (A.shape, error)
+
+
+@pytest.mark.parametrize("size", [3.0, 5.0, 10.0, 30.0])
+def test_many_small_eigenvalues(size):
+    """A least-squares problem over a simplex: most variables are zero, and `K` has a pair
+    of eigenvalues near `h` and `-1 / h` for each of them, `h` that of the Hessian. Together
+    they leave as much of a random vector as a null vector does.
+    """
+    rows, cols, free = 200, 120, 15
+    rng = np.random.default_rng(0)
+    residual = np.hstack([size * rng.normal(size=(rows, cols)), -np.eye(rows)])
+    simplex = np.r_[np.ones(cols), np.zeros(rows)]
+    A = np.vstack([residual, simplex, -np.eye(cols, cols + rows)])
+    P = np.diag(np.r_[np.zeros(cols), np.full(rows, 2.0)])
+    n, m = cols + rows, len(A)
+    lam = np.r_[np.ones(rows + 1), np.arange(cols) >= free].astype(float)
+    right = np.r_[rng.normal(size=cols), np.zeros(n + m - cols)]
+    found, solved = with_values(n, m, SparseLDL())(P, A, lam, right)
+    K = np.asarray(dense_K(P, A, lam))
+    # Refined with residuals in extended precision.
+    factors, expected = lu_factor(K), np.zeros(n + m, np.longdouble)
+    for _ in range(6):
+        rest = right - K.astype(np.longdouble) @ expected
+        expected += lu_solve(factors, rest.astype(float))
+    expected = expected.astype(float)
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert solved and error < 1e-13
 
 
 def test_null_space_of_many_dimensions():
