@@ -20,9 +20,8 @@ namespace diffqcp {
 
 class Bipartite {
  public:
-  // Rows are those of B where the shift is negative. `delta` is that of a K' that has been
-  // factorised, or zero: then it is of the size of B.
-  Bipartite(const Pattern& K, const double* values, const double* shift, double delta = 0)
+  // Rows are those of B where the shift is negative; delta is the largest entry of B.
+  Bipartite(const Pattern& K, const double* values, const double* shift)
       : part_(K.n, kAlone) {
     std::vector<double> own(K.n, 0);
     std::vector<Index> corner(K.n, -1);
@@ -44,7 +43,7 @@ class Bipartite {
       if (own[k] != 0 || (part_[k] == kLower && corner[k] < 0)) return;
       excess_ += part_[k] == kLower ? 1 : -1;
     }
-    delta_ = delta > 0 ? delta : largest;
+    delta_ = largest;
     values_.assign(values, values + K.entries);
     for (Index k = 0; k < K.n; ++k)
       if (part_[k] == kLower) values_[corner[k]] -= delta_;
@@ -54,7 +53,6 @@ class Bipartite {
   bool is() const { return delta_ > 0; }
   // Whether B is square, so that K may be regular.
   bool square() const { return excess_ == 0; }
-  double delta() const { return delta_; }
   // The entries of K'.
   const double* values() const { return values_.data(); }
 

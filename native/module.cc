@@ -265,12 +265,7 @@ ffi::Error eigh(ffi::ThreadPool pool, Numbers matrices, ffi::Result<ffi::AnyBuff
   parallel(pool, items(short_dims), [&](int64_t item) {
     std::vector<double> matrix(entries), eigenvalues(n);
     read(matrices, item * entries, entries, nullptr, matrix.data());
-    const bool finite = std::all_of(matrix.begin(), matrix.end(),
-                                    [](double entry) { return std::isfinite(entry); });
-    if (!finite || !lapack.eigenvectors(n, matrix.data(), eigenvalues.data())) {
-      std::fill(matrix.begin(), matrix.end(), std::nan(""));
-      std::fill(eigenvalues.begin(), eigenvalues.end(), std::nan(""));
-    }
+    lapack.eigenvectors(n, matrix.data(), eigenvalues.data());
     write(eigenvalues, 0, 1, nullptr, *values, item * n, n);
     write(matrix, 0, 1, nullptr, *vectors, item * entries, entries);
   });

@@ -18,8 +18,8 @@
 namespace diffqcp {
 
 // What a factorisation leaves, in one array: panels, inverse pivots, the shift, and of what
-// is known of the rank the rate, the relative shift, and whether it is even; and if the
-// factors are those of K' of a bipartite K, its delta, which is zero otherwise.
+// is known of the rank the rate, the relative shift, and whether it is even; and whether the
+// factors are those of K' of a bipartite K.
 struct Factor {
   double *panels, *inverse, *shift, *known;
 
@@ -27,18 +27,18 @@ struct Factor {
       : panels(start), inverse(start + K.size()), shift(inverse + K.n),
         known(shift + K.n) {}
 
-  void keep(const Refinement::Rank& rank, double delta) const {
+  void keep(const Refinement::Rank& rank, bool parts) const {
     known[0] = rank.rate;
     known[1] = rank.relative;
     known[2] = rank.even;
-    known[3] = delta;
+    known[3] = parts;
   }
 
   Refinement::Rank rank(bool singular) const {
     return {singular, 0, known[0], known[1], known[2] != 0};
   }
 
-  double delta() const { return known[3]; }
+  bool parts() const { return known[3] != 0; }
 
   static int64_t size(const Pattern& K) {
     return K.size() + 2 * static_cast<int64_t>(K.n) + 4;
@@ -54,10 +54,11 @@ inline Refinement::Rank factorise_parts(const Factorisation& factorisation,
   const auto refinement = [&](const double* values) {
     return Refinement(factorisation, values, factor.panels, factor.inverse, factor.shift);
   };
-  Refinement::Rank rank = refinement(pair.values()).rank(false);
+  const Refinement parts = refinement(pair.values());
+  Refinement::Rank rank = parts.rank(false);
   if (!rank.singular || !rank.accurate()) return rank;
-  const std::vector<double> part = refinement(pair.values()).random_null_vector(rank);
-  rank = refinement(pair.values()).sure(rank, part);
+  const std::vector<double> part = parts.random_null_vector(rank);
+  rank = parts.sure(rank, part);
   if (rank.slow() || !refinement(values).is_null(pair.upper(part)))
     rank.error = std::numeric_limits<double>::infinity();
   return rank;
@@ -80,7 +81,7 @@ inline bool factorise(const Pattern& K, const Lapack& lapack, const double* valu
     if (pair.is() && pair.square()) {
       const Refinement::Rank rank = attempt(values, false);
       if (!rank.singular && rank.fair()) {
-        factor.keep(rank, 0);
+        factor.keep(rank, false);
         return false;
       }
     }
@@ -88,13 +89,13 @@ inline bool factorise(const Pattern& K, const Lapack& lapack, const double* valu
       std::copy(start.begin(), start.end(), factor.shift);
       const Refinement::Rank rank = factorise_parts(factorisation, pair, values, factor);
       if (rank.accurate()) {
-        factor.keep(rank, pair.delta());
+        factor.keep(rank, true);
         return rank.singular;
       }
     }
   }
   const Refinement::Rank rank = attempt(values, adapt);
-  factor.keep(rank, 0);
+  factor.keep(rank, false);
   return rank.singular;
 }
 
@@ -131,7 +132,7 @@ class Solver {
 
   // Whether factors of a regular matrix near that of these entries solve with it.
   bool suits(const double* values, const Factor& factor) const {
-    if (factor.delta() > 0 || std::isnan(factor.rank(false).rate)) return false;
+    if (factor.parts() || std::isnan(factor.rank(false).rate)) return false;
     const Factorisation factorisation(K_, lapack_.gemm);
     return Refinement(factorisation, values, factor.panels, factor.inverse, factor.shift)
         .suits();
@@ -148,8 +149,8 @@ class Solver {
     const Refinement::Rank rank = factor.rank(singular);
     if (K_.n > 0 && std::isnan(rank.rate)) return unsolved<C>(r, outcome);
     const std::vector<double> right = r;
-    if (factor.delta() > 0) {
-      const Bipartite pair(K_, values, factor.shift, factor.delta());
+    if (factor.parts()) {
+      const Bipartite pair(K_, values, factor.shift);
       for (int c = 0; c < C; ++c)
         put<C>(solve_parts(pair, factor, rank, tolerances, column<C>(right, c),
                            &outcome[c]),
@@ -158,7 +159,7 @@ class Solver {
       refine<C>(values, factor, rank, tolerances, r, outcome);
     }
     for (int c = 0; c < C; ++c) {
-      if ((rank.singular || factor.delta() > 0) &&
+      if ((rank.singular || factor.parts()) &&
           !is_least(values, column<C>(right, c), column<C>(r, c)))
         outcome[c].error = std::numeric_limits<double>::infinity();
       if (tolerances.well_posed || !tolerances.missed(outcome[c].error)) continue;

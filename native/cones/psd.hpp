@@ -82,14 +82,9 @@ class PSDCone final : public Cone {
     });
   }
 
-  // Where the matrix is not finite, or LAPACK fails, eigenvalues are NaN.
   void decompose(const double* v, double* values, double* basis) const {
     unpack(v, basis);
-    const bool finite =
-        std::all_of(v, v + dim(), [](double entry) { return std::isfinite(entry); });
-    if (finite && lapack_.eigenvectors(size_, basis, values)) return;
-    std::fill(values, values + size_, std::nan(""));
-    std::fill(basis, basis + frame(), std::nan(""));
+    lapack_.eigenvectors(size_, basis, values);
   }
 
   // The packed Q V Q'.
