@@ -287,6 +287,8 @@ def test_no_solution():
         np.testing.assert_allclose(w.grad, 0, atol=1e-9)
 
 
+# Dynamo instantiates the functions of cvxpylayers.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 # PyTorch warns of what it looks at itself while it compiles.
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 @pytest.mark.parametrize("shape", [(3,), (4, 3)])
