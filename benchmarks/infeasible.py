@@ -1,0 +1,342 @@
+"""Infeasible problems, with diffqcp and with the layer of proxsuite: dense QPs, and the
+training of docs/examples/sudoku.md.
+
+    python -m benchmarks.infeasible [qps] [sudoku] [--sizes 10,50,200] [--steps 40]
+
+Seconds are those of the processor, medians after a warm-up, one thread. The QPs are made
+around the solution of the closest feasible problem, and the true gradient is that of the
+linear system of the active constraints. `backward` is what is left once `forward` has
+been called for differentiation.
+
+proxsuite's layer starts with penalties of equations and of inequalities that differ by a
+factor of 100, and they still differ by 10 at the end. If the smallest shift has both
+kinds of rows, the method then goes to another point, the closest one in a norm with these
+weights, for which its test of convergence does not hold: it takes all of its steps. The
+layer has no option for that. So it is measured as it is, and with equal penalties, which
+are put in from outside, and `eps_backward=1e-10` (by default 1e-4).
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+from unittest import mock
+
+from .timing import ONE_THREAD
+
+
+os.environ |= ONE_THREAD
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from proxsuite.torch.qplayer import QPFunction
+
+import diffqcp
+
+from .run import environment
+from .table import power, seconds
+from .timing import median_seconds, once
+
+
+class Batch(NamedTuple):
+    """Closest feasible QPs that differ in `q`, `A`, `b`, `h`; `A x = b`, `G x <= h`.
+
+    - `x`, `shift`: the solutions, and the smallest shifts of both kinds of rows.
+    - `cotangent`: of `x`. `gradient`: with respect to `q`, `A`, `b`.
+    - `stored`: where `A` is not zero. Elsewhere there is no derivative.
+    """
+
+    P: np.ndarray
+    q: np.ndarray
+    A: np.ndarray
+    b: np.ndarray
+    G: np.ndarray
+    h: np.ndarray
+    x: np.ndarray
+    shift: np.ndarray
+    cotangent: np.ndarray
+    gradient: tuple[np.ndarray, np.ndarray, np.ndarray]
+    stored: np.ndarray
+
+
+def qps(n: int, items: int) -> Batch:
+    """On the first variables there are more active constraints than variables: `3 n / 10`
+    equations and as many of the inequalities that are violated, on `2 n / 5` variables.
+    """
+    rng = np.random.default_rng(n)
+    few, own, rest = 2 * n // 5, 3 * n // 10, 3 * n // 10
+    root = rng.normal(size=(n, n)) / np.sqrt(n)
+    P = root @ root.T + 0.1 * np.eye(n)
+    G = rng.normal(size=(2 * own + rest, n))
+    G[: 2 * own, few:] = 0
+    A = rng.normal(size=(items, own + n // 10, n))
+    A[:, :own, few:] = 0
+    x, y = rng.normal(size=(items, n)), rng.normal(size=(items, A.shape[1]))
+    violated, active = np.arange(2 * own) < own, np.arange(rest) < rest // 2
+    size = rng.uniform(0.1, 1, size=(items, G.shape[0]))
+    holds = np.concatenate([violated, active])
+    shift = np.zeros((items, y.shape[1])), size * (np.arange(holds.size) < own)
+    shift[0][:, :own] = rng.normal(size=(items, own))
+    for k in range(items):  # so that A't + G't = 0
+        t, pulled = shift[0][k], A[k].T @ shift[0][k] + G.T @ shift[1][k]
+        A[k] -= np.outer(t, pulled) / (t @ t)
+    z = np.where(holds, rng.uniform(0.1, 1, size=size.shape), 0)
+    b = np.einsum("kij,kj->ki", A, x) - shift[0]
+    h = x @ G.T + np.where(holds, 0, size) - shift[1]
+    q = -(x @ P + np.einsum("kij,ki->kj", A, y) + z @ G)
+    cotangent = rng.normal(size=x.shape)
+
+    def solution(q: Any, A: Any, b: Any, h: Any) -> Any:
+        core = jnp.concatenate([A[:own, :few], G[:own, :few]])
+        corner = jnp.pad(core.T @ core, ((0, 0), (0, n - few)))
+        B = jnp.concatenate([corner, A[own:], G[2 * own :][active]])
+        right = core.T @ jnp.concatenate([b[:own], h[:own]])
+        right = jnp.concatenate([-q, right, b[own:], h[2 * own :][active]])
+        K = jnp.block([[P, B.T], [B, jnp.zeros((B.shape[0], B.shape[0]))]])
+        return jnp.linalg.solve(K, right)[:n]
+
+    found, pull = jax.vjp(jax.vmap(solution), *map(jnp.asarray, (q, A, b, h)))
+    assert np.allclose(found, x, rtol=0, atol=1e-8)
+    gradient = tuple(np.asarray(part) for part in pull(jnp.asarray(cotangent))[:3])
+    both = np.concatenate(shift, axis=1)
+    return Batch(P, q, A, b, G, h, x, both, cotangent, gradient, A != 0)
+
+
+class Measured(NamedTuple):
+    """A line of the table: times, and errors relative to the largest entry."""
+
+    first: float
+    forward: float
+    backward: float
+    x: float
+    shift: float
+    gradient: float
+
+
+def ours(batch: Batch) -> Measured:
+    """`diffqcp.solve_qp` under `jit` and `vmap`."""
+
+    def solve(q: Any, A: Any, b: Any, h: Any) -> Any:
+        options: Any = {"closest_feasible": True, "throw": False}
+        found = diffqcp.solve_qp(P, q, A, b, G, h, **options)
+        return found.x, found.shift
+
+    P, G = jnp.asarray(batch.P), jnp.asarray(batch.G)
+    data = tuple(jnp.asarray(part) for part in (batch.q, batch.A, batch.b, batch.h))
+
+    @jax.jit
+    def forward(q: Any, A: Any, b: Any, h: Any) -> Any:
+        def run(q: Any, A: Any, b: Any) -> Any:
+            return jax.vmap(solve)(q, A, b, h)
+
+        return jax.vjp(run, q, A, b, has_aux=True)
+
+    backward, cotangent = jax.jit(lambda pull, dx: pull(dx)), jnp.asarray(batch.cotangent)
+    started = time.process_time()
+    x, pull, shift = jax.block_until_ready(forward(*data))
+    gradient = jax.block_until_ready(backward(pull, cotangent))
+    first = time.process_time() - started
+    times = (
+        _cpu_seconds(lambda: jax.block_until_ready(forward(*data))),
+        _cpu_seconds(lambda: jax.block_until_ready(backward(pull, cotangent))),
+    )
+    return _measured(batch, first, times, x, shift, gradient)
+
+
+@contextlib.contextmanager
+def equal_penalties(wanted: bool) -> Iterator[None]:
+    """Inside, proxsuite's dense QPs start with equal penalties, if that is wanted."""
+    qp = importlib.import_module("proxsuite").proxqp.dense.QP
+    init, mu = qp.init, {"mu_eq": 0.01, "mu_in": 0.01} if wanted else {}
+    with mock.patch.object(qp, "init", lambda *args, **data: init(*args, **data, **mu)):
+        yield
+
+
+def theirs(batch: Batch, equal: bool = False, **options: float) -> Measured:
+    """`QPFunction` of proxsuite."""
+    P, G, h = (torch.as_tensor(part) for part in (batch.P, batch.G, batch.h))
+    lower, cotangent = torch.full_like(h, -1e20), torch.as_tensor(batch.cotangent)
+    leaves = [torch.tensor(part) for part in (batch.q, batch.A, batch.b)]
+    q, A, b = (leaf.requires_grad_() for leaf in leaves)
+
+    def forward() -> Any:
+        layer = QPFunction(structural_feasibility=False, **options)
+        with equal_penalties(equal):
+            return layer(P, q, A, b, G, lower, h)
+
+    def backward() -> Any:
+        return torch.autograd.grad(found[0], (q, A, b), cotangent, retain_graph=True)
+
+    started = time.process_time()
+    found = forward()
+    gradient = backward()
+    first = time.process_time() - started
+    times = _cpu_seconds(forward), _cpu_seconds(backward)
+    shift = torch.cat(found[3:], dim=1).detach()
+    return _measured(batch, first, times, found[0].detach(), shift, gradient)
+
+
+def _measured(
+    batch: Batch, first: float, times: tuple[float, float], *found: Any
+) -> Measured:
+    x, shift, (dq, dA, db) = found
+    dA = np.where(batch.stored, dA, 0)
+    pairs = zip((dq, dA, db), batch.gradient, strict=True)
+    gradient = max(_error(part, exact) for part, exact in pairs)
+    return Measured(
+        first, *times, _error(x, batch.x), _error(shift, batch.shift), gradient
+    )
+
+
+def _error(found: Any, exact: np.ndarray) -> float:
+    return float(np.abs(np.asarray(found) - exact).max() / np.abs(exact).max())
+
+
+_cpu_seconds = partial(median_seconds, budget=1.0, clock=time.process_time)
+
+
+SOLVERS: dict[str, Callable[[Batch], Measured]] = {
+    "diffqcp": ours,
+    "proxsuite": theirs,
+    "proxsuite, equal penalties": partial(theirs, equal=True, eps_backward=1e-10),
+}
+
+
+def table_of_qps(sizes: list[int], batches: list[int]) -> None:
+    """Prints it."""
+    print("| n | items | solver | first call | forward | backward | x | t | gradient |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for n in sizes:
+        for items in batches:
+            batch = qps(n, items)
+            for name, measure in SOLVERS.items():
+                found = measure(batch)
+                cells = map(seconds, found[:3])
+                line = " | ".join([*cells, *map(power, found[3:])])
+                print(f"| {n} | {items} | {name} | {line} |", flush=True)
+
+
+class Boards(NamedTuple):
+    """Digits that are given, all digits, and the first rules."""
+
+    given: np.ndarray
+    solutions: np.ndarray
+    rules: np.ndarray
+
+
+def boards(count: int = 24) -> Boards:
+    """Those of docs/examples/sudoku.md."""
+    rng = np.random.default_rng(0)
+    start = np.array([[0, 1, 2, 3], [2, 3, 0, 1], [1, 0, 3, 2], [3, 2, 1, 0]])
+    found = []
+    for _ in range(count):
+        board = rng.permutation(4)[start]
+        for _ in range(2):
+            bands = board.reshape(2, 2, 4)[rng.permutation(2)]
+            board = np.concatenate([band[rng.permutation(2)] for band in bands]).T
+        found.append(np.eye(4)[board].ravel())
+    solutions = np.stack(found)
+    given = np.repeat(rng.random((count, 16)) < 0.6, 4, axis=1) * solutions
+    return Boards(given, solutions, rng.uniform(-1, 1, size=(40, 64)) / 8)
+
+
+def sudoku_by_us(task: Boards) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """Loss and gradient as functions of the rules."""
+    m, n = task.rules.shape
+    structure = diffqcp.QCPStructureDense(
+        jnp.zeros((n, n)), jnp.zeros((m + n, n)), {"z": m, "l": n}
+    )
+    solver = diffqcp.QCPSolver(structure, closest_feasible=True, throw=False)
+    b = jnp.concatenate([jnp.ones(m), jnp.zeros(n)])
+
+    def loss(A: Any) -> Any:
+        rows = jnp.concatenate([A, -jnp.eye(n)])
+        solve = jax.vmap(lambda p: solver(jnp.zeros((n, n)), rows, -p, b).x)
+        return jnp.mean((solve(jnp.asarray(task.given)) - task.solutions) ** 2)
+
+    both = jax.jit(jax.value_and_grad(loss))
+
+    def run(A: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = both(jnp.asarray(A))
+        return float(value), np.asarray(slope)
+
+    return run
+
+
+def sudoku_by_proxsuite(
+    task: Boards, equal: bool = False, **options: float
+) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """The same."""
+    n = task.rules.shape[1]
+    p, solutions = torch.as_tensor(task.given), torch.as_tensor(task.solutions)
+    b, zeros = torch.ones(task.rules.shape[0]), torch.zeros(n)
+    layer = QPFunction(structural_feasibility=False, **options)
+
+    def run(rules: np.ndarray) -> tuple[float, np.ndarray]:
+        A = torch.tensor(rules, requires_grad=True)
+        # For one A for all, proxsuite returns the mean of the gradients.
+        each = A.expand(p.shape[0], -1, -1)
+        bounds = zeros - 1e20, zeros
+        with equal_penalties(equal):
+            x = layer(torch.zeros(n, n), -p, each, b, -torch.eye(n), *bounds)[0]
+        loss = ((x - solutions) ** 2).mean()
+        (slope,) = torch.autograd.grad(loss, A)
+        return loss.item(), slope.numpy()
+
+    return run
+
+
+def table_of_sudoku(steps: int, rate: float = 0.03) -> None:
+    """Trains by Adam with each, and prints the times of the steps and the losses."""
+    task = boards()
+    print("| layer | first step | median step | first loss | final loss | best loss |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for name, function in {
+        "diffqcp": sudoku_by_us(task),
+        "proxsuite": sudoku_by_proxsuite(task),
+        "proxsuite, equal penalties": sudoku_by_proxsuite(
+            task, equal=True, eps_backward=1e-10
+        ),
+    }.items():
+        A, mean, square, losses, times = task.rules, 0.0, 0.0, [], []
+        for k in range(1, steps + 1):
+            (loss, slope), taken = once(partial(function, A), clock=time.process_time)
+            mean, square = 0.9 * mean + 0.1 * slope, 0.99 * square + 0.01 * slope**2
+            step = mean / (1 - 0.9**k) / (np.sqrt(square / (1 - 0.99**k)) + 1e-8)
+            A = A - rate * step
+            losses.append(loss)
+            times.append(taken)
+        values = f"{losses[0]:.4f} | {losses[-1]:.4f} | {min(losses):.4f}"
+        cells = seconds(times[0]), seconds(float(np.median(times[1:]))), values
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    """Measures, and prints tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="*", default=["qps", "sudoku"])
+    parser.add_argument("--sizes", default="10,50,200")
+    parser.add_argument("--batches", default="1,64")
+    parser.add_argument("--steps", type=int, default=40)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    print(environment())
+    if "qps" in options.what:
+        sizes, batches = (
+            [int(size) for size in given.split(",")]
+            for given in (options.sizes, options.batches)
+        )
+        table_of_qps(sizes, batches)
+    if "sudoku" in options.what:
+        table_of_sudoku(options.steps)
+
+
+if __name__ == "__main__":
+    main()
