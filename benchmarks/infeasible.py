@@ -19,6 +19,7 @@ are put in from outside, and `eps_backward=1e-10` (by default 1e-4).
 import argparse
 import contextlib
 import importlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -45,11 +46,12 @@ from .timing import median_seconds, once
 
 
 class Batch(NamedTuple):
-    """Closest feasible QPs that differ in `q`, `A`, `b`, `h`; `A x = b`, `G x <= h`.
+    """QPs with `A x = b`, `G x <= h` that differ in `q`, `A`, `b`, `h`.
 
-    - `x`, `shift`: the solutions, and the smallest shifts of both kinds of rows.
-    - `cotangent`: of `x`. `gradient`: with respect to `q`, `A`, `b`.
-    - `stored`: where `A` is not zero. Elsewhere there is no derivative.
+    - `x`, `shift`: the solutions of the closest feasible QPs, and the smallest shifts of
+        both kinds of rows.
+    - `cotangent`: of `x`. `gradient`: with respect to `q`, `A`, `b`, and to `G`, that of
+        all items. Only for entries that are not zero: for others there is none.
     """
 
     P: np.ndarray
@@ -61,51 +63,57 @@ class Batch(NamedTuple):
     x: np.ndarray
     shift: np.ndarray
     cotangent: np.ndarray
-    gradient: tuple[np.ndarray, np.ndarray, np.ndarray]
-    stored: np.ndarray
+    gradient: tuple[np.ndarray, ...]
 
 
-def qps(n: int, items: int) -> Batch:
-    """On the first variables there are more active constraints than variables: `3 n / 10`
-    equations and as many of the inequalities that are violated, on `2 n / 5` variables.
+def qps(n: int, items: int, both: bool) -> Batch:
+    """There are more violated constraints than variables in them: `3 n / 10` inequalities
+    on the first `n / 5`, and if `both`, as many equations too, on `2 n / 5`.
     """
     rng = np.random.default_rng(n)
-    few, own, rest = 2 * n // 5, 3 * n // 10, 3 * n // 10
+    own, rest = 3 * n // 10, 3 * n // 10
+    equations, few = (own, 2 * n // 5) if both else (0, n // 5)
     root = rng.normal(size=(n, n)) / np.sqrt(n)
     P = root @ root.T + 0.1 * np.eye(n)
     G = rng.normal(size=(2 * own + rest, n))
     G[: 2 * own, few:] = 0
-    A = rng.normal(size=(items, own + n // 10, n))
-    A[:, :own, few:] = 0
+    A = rng.normal(size=(items, equations + n // 10, n))
+    A[:, :equations, few:] = 0
     x, y = rng.normal(size=(items, n)), rng.normal(size=(items, A.shape[1]))
     violated, active = np.arange(2 * own) < own, np.arange(rest) < rest // 2
-    size = rng.uniform(0.1, 1, size=(items, G.shape[0]))
     holds = np.concatenate([violated, active])
-    shift = np.zeros((items, y.shape[1])), size * (np.arange(holds.size) < own)
-    shift[0][:, :own] = rng.normal(size=(items, own))
-    for k in range(items):  # so that A't + G't = 0
-        t, pulled = shift[0][k], A[k].T @ shift[0][k] + G.T @ shift[1][k]
-        A[k] -= np.outer(t, pulled) / (t @ t)
+    size = rng.uniform(0.1, 1, size=(items, holds.size))
+    t = np.zeros(y.shape), size * (np.arange(holds.size) < own)
+    t[0][:, :equations] = rng.normal(size=(items, equations))
+    # So that A't + G't = 0.
+    if both:
+        for k in range(items):
+            pulled = A[k].T @ t[0][k] + G.T @ t[1][k]
+            A[k] -= np.outer(t[0][k], pulled) / (t[0][k] @ t[0][k])
+    else:
+        t[1][:] = rng.uniform(0.5, 2, size=(items, 1)) * t[1][0]
+        G -= np.outer(t[1][0], G.T @ t[1][0]) / (t[1][0] @ t[1][0])
     z = np.where(holds, rng.uniform(0.1, 1, size=size.shape), 0)
-    b = np.einsum("kij,kj->ki", A, x) - shift[0]
-    h = x @ G.T + np.where(holds, 0, size) - shift[1]
+    b = np.einsum("kij,kj->ki", A, x) - t[0]
+    h = x @ G.T + np.where(holds, 0, size) - t[1]
     q = -(x @ P + np.einsum("kij,ki->kj", A, y) + z @ G)
     cotangent = rng.normal(size=x.shape)
 
-    def solution(q: Any, A: Any, b: Any, h: Any) -> Any:
-        core = jnp.concatenate([A[:own, :few], G[:own, :few]])
-        corner = jnp.pad(core.T @ core, ((0, 0), (0, n - few)))
-        B = jnp.concatenate([corner, A[own:], G[2 * own :][active]])
-        right = core.T @ jnp.concatenate([b[:own], h[:own]])
-        right = jnp.concatenate([-q, right, b[own:], h[2 * own :][active]])
+    def solution(q: Any, A: Any, b: Any, h: Any, G: Any) -> Any:
+        core = jnp.concatenate([A[:equations, :few], G[:own, :few]])
+        normal = jnp.pad(core.T @ core, ((0, 0), (0, n - few)))
+        B = jnp.concatenate([normal, A[equations:], G[2 * own :][active]])
+        right = core.T @ jnp.concatenate([b[:equations], h[:own]])
+        right = jnp.concatenate([-q, right, b[equations:], h[2 * own :][active]])
         K = jnp.block([[P, B.T], [B, jnp.zeros((B.shape[0], B.shape[0]))]])
         return jnp.linalg.solve(K, right)[:n]
 
-    found, pull = jax.vjp(jax.vmap(solution), *map(jnp.asarray, (q, A, b, h)))
+    solve = jax.vmap(solution, (0, 0, 0, 0, None))
+    found, pull = jax.vjp(solve, *map(jnp.asarray, (q, A, b, h, G)))
     assert np.allclose(found, x, rtol=0, atol=1e-8)
-    gradient = tuple(np.asarray(part) for part in pull(jnp.asarray(cotangent))[:3])
-    both = np.concatenate(shift, axis=1)
-    return Batch(P, q, A, b, G, h, x, both, cotangent, gradient, A != 0)
+    dq, dA, db, _, dG = map(np.asarray, pull(jnp.asarray(cotangent)))
+    shift = np.concatenate(t, axis=1)
+    return Batch(P, q, A, b, G, h, x, shift, cotangent, (dq, dA, db, dG))
 
 
 class Measured(NamedTuple):
@@ -121,21 +129,18 @@ class Measured(NamedTuple):
 
 def ours(batch: Batch) -> Measured:
     """`diffqcp.solve_qp` under `jit` and `vmap`."""
+    P, h = jnp.asarray(batch.P), jnp.asarray(batch.h)
+    data = tuple(jnp.asarray(part) for part in (batch.q, batch.A, batch.b, batch.G))
 
-    def solve(q: Any, A: Any, b: Any, h: Any) -> Any:
+    def solve(q: Any, A: Any, b: Any, G: Any, h: Any) -> Any:
         options: Any = {"closest_feasible": True, "throw": False}
         found = diffqcp.solve_qp(P, q, A, b, G, h, **options)
         return found.x, found.shift
 
-    P, G = jnp.asarray(batch.P), jnp.asarray(batch.G)
-    data = tuple(jnp.asarray(part) for part in (batch.q, batch.A, batch.b, batch.h))
-
     @jax.jit
-    def forward(q: Any, A: Any, b: Any, h: Any) -> Any:
-        def run(q: Any, A: Any, b: Any) -> Any:
-            return jax.vmap(solve)(q, A, b, h)
-
-        return jax.vjp(run, q, A, b, has_aux=True)
+    def forward(*data: Any) -> Any:
+        mapped = jax.vmap(solve, (0, 0, 0, None, 0))
+        return jax.vjp(lambda *data: mapped(*data, h), *data, has_aux=True)
 
     backward, cotangent = jax.jit(lambda pull, dx: pull(dx)), jnp.asarray(batch.cotangent)
     started = time.process_time()
@@ -160,10 +165,10 @@ def equal_penalties(wanted: bool) -> Iterator[None]:
 
 def theirs(batch: Batch, equal: bool = False, **options: float) -> Measured:
     """`QPFunction` of proxsuite."""
-    P, G, h = (torch.as_tensor(part) for part in (batch.P, batch.G, batch.h))
+    P, h = torch.as_tensor(batch.P), torch.as_tensor(batch.h)
     lower, cotangent = torch.full_like(h, -1e20), torch.as_tensor(batch.cotangent)
-    leaves = [torch.tensor(part) for part in (batch.q, batch.A, batch.b)]
-    q, A, b = (leaf.requires_grad_() for leaf in leaves)
+    leaves = [torch.tensor(part) for part in (batch.q, batch.A, batch.b, batch.G)]
+    q, A, b, G = (leaf.requires_grad_() for leaf in leaves)
 
     def forward() -> Any:
         layer = QPFunction(structural_feasibility=False, **options)
@@ -171,13 +176,16 @@ def theirs(batch: Batch, equal: bool = False, **options: float) -> Measured:
             return layer(P, q, A, b, G, lower, h)
 
     def backward() -> Any:
-        return torch.autograd.grad(found[0], (q, A, b), cotangent, retain_graph=True)
+        leaves = q, A, b, G
+        return torch.autograd.grad(found[0], leaves, cotangent, retain_graph=True)
 
     started = time.process_time()
     found = forward()
     gradient = backward()
     first = time.process_time() - started
     times = _cpu_seconds(forward), _cpu_seconds(backward)
+    dq, dA, db, dG = gradient
+    gradient = dq, dA, db, batch.q.shape[0] * dG  # it returns the mean
     shift = torch.cat(found[3:], dim=1).detach()
     return _measured(batch, first, times, found[0].detach(), shift, gradient)
 
@@ -185,9 +193,9 @@ def theirs(batch: Batch, equal: bool = False, **options: float) -> Measured:
 def _measured(
     batch: Batch, first: float, times: tuple[float, float], *found: Any
 ) -> Measured:
-    x, shift, (dq, dA, db) = found
-    dA = np.where(batch.stored, dA, 0)
-    pairs = zip((dq, dA, db), batch.gradient, strict=True)
+    x, shift, (dq, dA, db, dG) = found
+    kept = dq, np.where(batch.A != 0, dA, 0), db, np.where(batch.G != 0, dG, 0)
+    pairs = zip(kept, batch.gradient, strict=True)
     gradient = max(_error(part, exact) for part, exact in pairs)
     return Measured(
         first, *times, _error(x, batch.x), _error(shift, batch.shift), gradient
@@ -210,16 +218,18 @@ SOLVERS: dict[str, Callable[[Batch], Measured]] = {
 
 def table_of_qps(sizes: list[int], batches: list[int]) -> None:
     """Prints it."""
-    print("| n | items | solver | first call | forward | backward | x | t | gradient |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
-    for n in sizes:
-        for items in batches:
-            batch = qps(n, items)
-            for name, measure in SOLVERS.items():
-                found = measure(batch)
-                cells = map(seconds, found[:3])
-                line = " | ".join([*cells, *map(power, found[3:])])
-                print(f"| {n} | {items} | {name} | {line} |", flush=True)
+    print(
+        "| violated | n | items | solver | first call | forward | backward | x | t |",
+        end="",
+    )
+    print(" gradient |\n|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    for both, n, items in itertools.product((False, True), sizes, batches):
+        batch = qps(n, items, both)
+        kinds = "both kinds" if both else "inequalities"
+        for name, measure in SOLVERS.items():
+            found = measure(batch)
+            line = " | ".join([*map(seconds, found[:3]), *map(power, found[3:])])
+            print(f"| {kinds} | {n} | {items} | {name} | {line} |", flush=True)
 
 
 class Boards(NamedTuple):
