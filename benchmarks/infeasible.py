@@ -1,7 +1,8 @@
 """Infeasible problems, with diffqcp and with the layer of proxsuite: dense QPs, and the
 training of docs/examples/sudoku.md.
 
-    python -m benchmarks.infeasible [qps] [sudoku] [--sizes 10,50,200] [--steps 40]
+    python -m benchmarks.infeasible [qps] [sudoku] [--sizes 10,50,200]
+        [--batches 1,64] [--solvers diffqcp] [--steps 40]
 
 Seconds are those of the processor, medians after a warm-up, one thread. The QPs are made
 around the solution of the closest feasible problem, and the true gradient is that of the
@@ -216,7 +217,7 @@ SOLVERS: dict[str, Callable[[Batch], Measured]] = {
 }
 
 
-def table_of_qps(sizes: list[int], batches: list[int]) -> None:
+def table_of_qps(sizes: list[int], batches: list[int], solvers: list[str]) -> None:
     """Prints it."""
     print(
         "| violated | n | items | solver | first call | forward | backward | x | t |",
@@ -226,8 +227,8 @@ def table_of_qps(sizes: list[int], batches: list[int]) -> None:
     for both, n, items in itertools.product((False, True), sizes, batches):
         batch = qps(n, items, both)
         kinds = "both kinds" if both else "inequalities"
-        for name, measure in SOLVERS.items():
-            found = measure(batch)
+        for name in solvers:
+            found = SOLVERS[name](batch)
             line = " | ".join([*map(seconds, found[:3]), *map(power, found[3:])])
             print(f"| {kinds} | {n} | {items} | {name} | {line} |", flush=True)
 
@@ -333,6 +334,7 @@ def main() -> None:
     parser.add_argument("what", nargs="*", default=["qps", "sudoku"])
     parser.add_argument("--sizes", default="10,50,200")
     parser.add_argument("--batches", default="1,64")
+    parser.add_argument("--solvers", choices=SOLVERS, action="append")
     parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -343,7 +345,7 @@ def main() -> None:
             [int(size) for size in given.split(",")]
             for given in (options.sizes, options.batches)
         )
-        table_of_qps(sizes, batches)
+        table_of_qps(sizes, batches, options.solvers or list(SOLVERS))
     if "sudoku" in options.what:
         table_of_sudoku(options.steps)
 
