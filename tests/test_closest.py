@@ -135,6 +135,48 @@ def test_known_problems_in_one_batch():
     assert np.isnan(np.asarray(found.x)[2:]).all()
 
 
+def test_a_thousand_problems_in_one_batch():
+    """Feasible and infeasible ones in turn, and one that is no problem: each as alone."""
+    count = 1000
+    made = [infeasible_problem({"z": 2, "l": 2}, {"l": 2}, 2, 3, k) for k in range(count)]
+    P, A, q, b = map(np.stack, zip(*(problem[:4] for problem, _ in made), strict=True))
+    shifts, dims = np.stack([shift for _, shift in made]), made[0][0].dims
+    rng = np.random.default_rng(0)
+    slack = rng.uniform(0.1, 1, b.shape) * (np.arange(b.shape[1]) >= dims["z"])
+    feasible = np.arange(count) % 2 == 0
+    inside = np.einsum("kij,kj->ki", A, rng.normal(size=q.shape)) + slack
+    b = np.where(feasible[:, None], inside, b)
+    shifts[feasible] = 0
+    q[7, 0] = np.nan
+    structure = QCPStructureDense(P[0], A[0], dims)
+    solver = QCPSolver(structure, closest_feasible=True, throw=False)
+
+    def solve(P, A, q, b):
+        def loss(P, A, q, b):
+            found = solver(P, A, q, b)
+            return jnp.sum(jnp.sin(found.x)) + found.shift[0], found
+
+        return jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(P, A, q, b)
+
+    data = tuple(map(jnp.asarray, (P, A, q, b)))
+    gradients, found = jax.jit(jax.vmap(solve))(*data)
+    expected = np.where(feasible, Status.SOLVED, Status.CLOSEST_FEASIBLE)
+    expected[7] = Status.NOT_FINITE
+    np.testing.assert_array_equal(found.status, expected)
+    shifts[7] = np.nan
+    # Rounding errors times the condition of the worst of all problems.
+    np.testing.assert_allclose(found.shift, shifts, rtol=0, atol=1e-10)
+    alone = jax.jit(solve)
+    for k in range(0, count, 7):
+        own_gradients, own = alone(*(part[k] for part in data))
+        assert own.status == found.status[k]
+        # Rounding errors of a batch are others; times the condition, as above.
+        pairs = zip(parts(own), parts(found), strict=True)
+        for part, other in [*pairs, *zip(own_gradients, gradients, strict=True)]:
+            scale = 1 + np.abs(np.asarray(part)).max()
+            np.testing.assert_allclose(other[k], part, rtol=0, atol=1e-8 * scale)
+
+
 def test_inconsistent_equations_alone():
     """The normal equations, and their derivatives."""
     rng = np.random.default_rng(0)
