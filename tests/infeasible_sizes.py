@@ -76,7 +76,7 @@ def check(kind: str, n: int, sparse: bool) -> dict[str, float]:
         values = [jnp.asarray(part) for part in matrices]
         kept = problem.A != 0
         moves = [_symmetric(rng, n), kept * rng.normal(size=kept.shape)]
-    solver = QCPSolver(structure, closest_feasible=True)
+    solver = QCPSolver(structure, closest_feasible=True, throw=False)
 
     def solve(P: Any, A: Any, q: Any, b: Any) -> Any:
         if sparse:
@@ -100,7 +100,9 @@ def check(kind: str, n: int, sparse: bool) -> dict[str, float]:
     step = 3e-5
 
     def at(size: float) -> Any:
-        return alone(tuple(part + size * move for part, move in zip(data, change)))
+        return alone(
+            tuple(part + size * move for part, move in zip(data, change, strict=True))
+        )
 
     ends = [at(size) for size in (step, -step, 2 * step, -2 * step)]
     slopes = [

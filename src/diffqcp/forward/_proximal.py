@@ -432,7 +432,7 @@ def least_shift(
     data = nothing[0], entries, nothing[1], b
     problem = Problem(structure, data, structure.dual_cone, solver)
     small = eps**0.45
-    sigma, inside = jnp.full_like(unit, small), jnp.asarray(inside, b.dtype)
+    sigma, inward = jnp.full_like(unit, small), small * jnp.asarray(inside, b.dtype)
 
     def unfinished(state: _Shift) -> Bool[Array, ""]:
         return (state.status == _RUNNING) & (state.steps < max_steps)
@@ -444,7 +444,7 @@ def least_shift(
         # Constraints that the last step has satisfied are at zero up to rounding errors.
         # Those that the next one would violate again at once are to count as active, and
         # so all of them do: otherwise many steps are taken to and fro.
-        jacobian = problem.cone.jacobian(place + small * inside)
+        jacobian = problem.cone.jacobian(place + inward)
         halved = jacobian.map(lambda lam: lam / (1 + lam))
         # As in `minimise`, items that are finished are factorised at once.
         own_sigma = jnp.where(unfinished(state), sigma, jnp.nan)
