@@ -17,8 +17,11 @@ from diffqcp import (
     QCPStructureDense,
     Status,
 )
+from diffqcp._closest import interior
 from diffqcp.cones import ExponentialCone, PowerCone, PSDCone, SecondOrderCone
 from diffqcp.cones.faces import face
+from diffqcp.forward._proximal import least_shift
+from diffqcp.linear_solve import AutoSolver
 
 from .infeasible import infeasible_problem
 from .reference import project, random_direction
@@ -175,6 +178,27 @@ def test_a_thousand_problems_in_one_batch():
         for part, other in [*pairs, *zip(own_gradients, gradients, strict=True)]:
             scale = 1 + np.abs(np.asarray(part)).max()
             np.testing.assert_allclose(other[k], part, rtol=0, atol=1e-8 * scale)
+
+
+def test_steps_to_the_smallest_shift():
+    """Few, though steps leave constraints at their bounds, and half as many as if those
+    did not count as active.
+    """
+    core, rest = {"l": 60}, {"z": 10, "l": 30}
+    made = [infeasible_problem(core, rest, 20, 100, seed) for seed in range(8)]
+    _, A, _, b = map(np.stack, zip(*(problem[:4] for problem, _ in made), strict=True))
+    structure = QCPStructureDense(jnp.zeros((100, 100)), A[0], made[0][0].dims)
+    solver = AutoSolver(well_posed=True)
+
+    @jax.jit
+    @jax.vmap
+    def shift(A, b):
+        return least_shift(structure, A.ravel(), b, interior(structure), solver, 100)
+
+    t, known, steps = shift(jnp.asarray(A), jnp.asarray(b))
+    assert np.all(known) and np.max(steps) <= 10
+    expected = np.stack([shift for _, shift in made])
+    np.testing.assert_allclose(t, expected, rtol=0, atol=1e-11)
 
 
 def test_inconsistent_equations_alone():
