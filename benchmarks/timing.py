@@ -21,30 +21,36 @@ ONE_THREAD = {
 }
 
 
-def median_seconds(run: Callable[[], Any], budget: float = 0.3) -> float:
+def median_seconds(
+    run: Callable[[], Any],
+    budget: float = 0.3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """The median time of `run`, over `budget` seconds or three runs if these take longer.
 
     `run` must return only when its work is done. It has a warm-up first; one that takes
     more than ten times the budget is the measurement itself.
     """
-    started = time.perf_counter()
+    started = clock()
     run()
-    warm_up = time.perf_counter() - started
+    warm_up = clock() - started
     if warm_up > 10 * budget:
         return warm_up
     times: list[float] = []
     while len(times) < 3 or (sum(times) < budget and len(times) < 1000):
-        started = time.perf_counter()
+        started = clock()
         run()
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return float(np.median(times))
 
 
-def once(run: Callable[[], Any]) -> tuple[Any, float]:
+def once(
+    run: Callable[[], Any], clock: Callable[[], float] = time.perf_counter
+) -> tuple[Any, float]:
     """What `run` returns, and its time."""
-    started = time.perf_counter()
+    started = clock()
     result = run()
-    return result, time.perf_counter() - started
+    return result, clock() - started
 
 
 def peak_megabytes() -> float:

@@ -17,8 +17,11 @@ from diffqcp import (
     QCPStructureDense,
     Status,
 )
+from diffqcp._closest import interior
 from diffqcp.cones import ExponentialCone, PowerCone, PSDCone, SecondOrderCone
 from diffqcp.cones.faces import face
+from diffqcp.forward._proximal import least_shift
+from diffqcp.linear_solve import AutoSolver
 
 from .infeasible import infeasible_problem
 from .reference import project, random_direction
@@ -133,6 +136,69 @@ def test_known_problems_in_one_batch():
         np.testing.assert_allclose(part[1], other, rtol=0, atol=1e-12)
     np.testing.assert_allclose(jacobian[1], -np.eye(2), rtol=0, atol=1e-12)
     assert np.isnan(np.asarray(found.x)[2:]).all()
+
+
+def test_a_thousand_problems_in_one_batch():
+    """Feasible and infeasible ones in turn, and one that is no problem: each as alone."""
+    count = 1000
+    made = [infeasible_problem({"z": 2, "l": 2}, {"l": 2}, 2, 3, k) for k in range(count)]
+    P, A, q, b = map(np.stack, zip(*(problem[:4] for problem, _ in made), strict=True))
+    shifts, dims = np.stack([shift for _, shift in made]), made[0][0].dims
+    rng = np.random.default_rng(0)
+    slack = rng.uniform(0.1, 1, b.shape) * (np.arange(b.shape[1]) >= dims["z"])
+    feasible = np.arange(count) % 2 == 0
+    inside = np.einsum("kij,kj->ki", A, rng.normal(size=q.shape)) + slack
+    b = np.where(feasible[:, None], inside, b)
+    shifts[feasible] = 0
+    q[7, 0] = np.nan
+    structure = QCPStructureDense(P[0], A[0], dims)
+    solver = QCPSolver(structure, closest_feasible=True, throw=False)
+
+    def solve(P, A, q, b):
+        def loss(P, A, q, b):
+            found = solver(P, A, q, b)
+            return jnp.sum(jnp.sin(found.x)) + found.shift[0], found
+
+        return jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(P, A, q, b)
+
+    data = tuple(map(jnp.asarray, (P, A, q, b)))
+    gradients, found = jax.jit(jax.vmap(solve))(*data)
+    expected = np.where(feasible, Status.SOLVED, Status.CLOSEST_FEASIBLE)
+    expected[7] = Status.NOT_FINITE
+    np.testing.assert_array_equal(found.status, expected)
+    shifts[7] = np.nan
+    # Rounding errors times the condition of the worst of all problems.
+    np.testing.assert_allclose(found.shift, shifts, rtol=0, atol=1e-10)
+    alone = jax.jit(solve)
+    for k in range(0, count, 7):
+        own_gradients, own = alone(*(part[k] for part in data))
+        assert own.status == found.status[k]
+        # Rounding errors of a batch are others; times the condition, as above.
+        pairs = zip(parts(own), parts(found), strict=True)
+        for part, other in [*pairs, *zip(own_gradients, gradients, strict=True)]:
+            scale = 1 + np.abs(np.asarray(part)).max()
+            np.testing.assert_allclose(other[k], part, rtol=0, atol=1e-8 * scale)
+
+
+def test_steps_to_the_smallest_shift():
+    """Few, though steps leave constraints at their bounds, and half as many as if those
+    did not count as active.
+    """
+    core, rest = {"l": 60}, {"z": 10, "l": 30}
+    made = [infeasible_problem(core, rest, 20, 100, seed) for seed in range(8)]
+    _, A, _, b = map(np.stack, zip(*(problem[:4] for problem, _ in made), strict=True))
+    structure = QCPStructureDense(jnp.zeros((100, 100)), A[0], made[0][0].dims)
+    solver = AutoSolver(well_posed=True)
+
+    @jax.jit
+    @jax.vmap
+    def shift(A, b):
+        return least_shift(structure, A.ravel(), b, interior(structure), solver, 100)
+
+    t, known, steps = shift(jnp.asarray(A), jnp.asarray(b))
+    assert np.all(known) and np.max(steps) <= 10
+    expected = np.stack([shift for _, shift in made])
+    np.testing.assert_allclose(t, expected, rtol=0, atol=1e-11)
 
 
 def test_inconsistent_equations_alone():

@@ -124,7 +124,9 @@ def search_closest(recipe: ClosestRecipe, data: Data, start: Any) -> ClosestFoun
     data = jax.tree.map(lambda part: jnp.where(finite, part, 0), data)
     P, A, q, b = data
     solver = AutoSolver(well_posed=True)
-    t, known, shift_steps = least_shift(structure, A, b, solver, forward.max_steps)
+    t, known, shift_steps = least_shift(
+        structure, A, b, interior(structure), solver, forward.max_steps
+    )
     shifted = P, A, q, b + t
     scaling = equilibrate(structure, shifted)
     scaled = scaling.data(structure, shifted)

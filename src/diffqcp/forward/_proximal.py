@@ -180,14 +180,10 @@ def minimise(
         lam = jnp.where(
             polishing, lam / (1 + nearby * lam), own_rho * lam / (1 + own_rho * lam)
         )
+        small = jnp.where(polishing, nearby, sigma)
         # In a batch, items that are finished are factorised too; with NaN, at once.
-        right = jnp.where(unfinished(state), -gradient, jnp.nan)
-        d, dy = problem.solve(
-            jacobian.map(lambda _: lam),
-            jnp.where(polishing, nearby, sigma),
-            right,
-            -primal,
-        )
+        small = jnp.where(unfinished(state), small, jnp.nan)
+        d, dy = problem.solve(jacobian.map(lambda _: lam), small, -gradient, -primal)
         downhill = jnp.all(jnp.isfinite(d)) & (gradient @ d < 0)
         d = jnp.where(downhill | polishing, d, -gradient)
         Ad = problem.A.mv(d)
@@ -277,9 +273,9 @@ def minimise(
 
 
 _EQUALITIES = 100.0
-_RHO, _SIGMA = 10.0, 1e-4
-_SLOW, _FASTER, _LARGEST = 0.25, 10.0, 1e6
-_CLOSER, _SMALLEST = 0.1, 1e-7
+_RHO, _SIGMA = 10.0, 1e-2
+_SLOW, _FASTER, _LARGEST = 0.25, 3.0, 1e6
+_CLOSER, _SMALLEST = 0.3, 1e-7
 _MOST_INNER = 30
 _NEAR = 1e-3
 
@@ -411,12 +407,17 @@ def least_shift(
     structure: AbstractQCPStructure,
     A: Float[Array, " nnzA"],
     b: Float[Array, " m"],
+    inside: np.ndarray,
     solver: lx.AbstractLinearSolver,
     max_steps: int,
 ) -> tuple[Float[Array, " m"], Bool[Array, ""], Integer[Array, ""]]:
     """The smallest `t` for which `A x + s = b + t` with `s` in `K` has a solution: the
     minimum of `|Pi(A x - b)|^2 / 2`, by Newton steps with a line search, as above with
     `y_k = 0` and `rho = 1`. Blocks of `t` that are rounding errors are zero.
+
+    **Arguments:**
+
+    - `inside`: a point inside of `K`, zero in the rows of zero cones.
 
     **Returns:** `t`, whether it is known to be that, and the number of steps.
     """
@@ -430,19 +431,24 @@ def least_shift(
     nothing = jnp.zeros(structure.P_pattern.nnz, b.dtype), jnp.zeros_like(cols)
     data = nothing[0], entries, nothing[1], b
     problem = Problem(structure, data, structure.dual_cone, solver)
-    sigma = jnp.full_like(unit, eps**0.45)
+    small = eps**0.45
+    sigma, inward = jnp.full_like(unit, small), small * jnp.asarray(inside, b.dtype)
 
     def unfinished(state: _Shift) -> Bool[Array, ""]:
         return (state.status == _RUNNING) & (state.steps < max_steps)
 
     def body(state: _Shift) -> _Shift:
         place = state.Ax - b
-        jacobian = problem.cone.jacobian(place)
-        t = jacobian.mv(place)
+        t = problem.cone.project(place)
         gradient = problem.A.transpose_mv(t)
-        right = jnp.where(unfinished(state), -gradient, jnp.nan)
+        # Constraints that the last step has satisfied are at zero up to rounding errors.
+        # Those that the next one would violate again at once are to count as active, and
+        # so all of them do: otherwise many steps are taken to and fro.
+        jacobian = problem.cone.jacobian(place + inward)
         halved = jacobian.map(lambda lam: lam / (1 + lam))
-        d, _ = problem.solve(halved, sigma, right, jnp.zeros_like(b))
+        # As in `minimise`, items that are finished are factorised at once.
+        own_sigma = jnp.where(unfinished(state), sigma, jnp.nan)
+        d, _ = problem.solve(halved, own_sigma, -gradient, jnp.zeros_like(b))
         first = gradient @ d
         d = jnp.where(jnp.isfinite(first) & (first < 0), d, -gradient)
         first = gradient @ d
@@ -453,6 +459,9 @@ def least_shift(
         Ax, gradient = problem.A.mv(x), problem.A.transpose_mv(t)
         floor = 10 * eps * (1 + _size(x))
         done = (_size(gradient) <= floor) | (_size(t) <= floor)
+        # At the level of rounding errors no step improves any more.
+        stalled = _size(gradient) > 0.5 * _size(state.gradient)
+        done |= stalled & (_size(state.gradient) <= _STALLED * floor)
         still = _size(length * d) <= eps * _size(x)
         status = jnp.where(done | still, Status.SOLVED, _RUNNING).astype(jnp.int32)
         new = _Shift(x, Ax, t, gradient, status, state.steps + 1)
@@ -460,7 +469,8 @@ def least_shift(
 
     zero = jnp.zeros_like(cols)
     none = jnp.full_like(unit, _RUNNING, dtype=jnp.int32)
-    state = _Shift(zero, jnp.zeros_like(b), b, zero, none, jnp.zeros_like(none))
+    far = jnp.full_like(cols, jnp.inf)
+    state = _Shift(zero, jnp.zeros_like(b), b, far, none, jnp.zeros_like(none))
     state = lax.while_loop(unfinished, body, vary_together(state))
     t, size = state.t, 1 + _size(state.x)
     noise = jnp.sum(jnp.abs(state.gradient)) * size
@@ -471,3 +481,4 @@ def least_shift(
 
 
 _NOISE, _PROVEN = 1e4, 1e3
+_STALLED = 100
