@@ -438,8 +438,8 @@ def test_what_is_not_null_stays():
 @pytest.mark.parametrize("size", [3.0, 5.0, 10.0, 30.0])
 def test_many_small_eigenvalues(size):
     """A least-squares problem over a simplex: most variables are zero, and `K` has a pair
-    of eigenvalues near `h` and `-1 / h` for each of them, `h` that of the Hessian. Together
-    they leave as much of a random vector as a null vector does.
+    of eigenvalues near `h` and `-1 / h` for each of them, with `h` from the Hessian.
+    Together they leave as much of a random vector as a null vector does.
     """
     rows, cols, free = 200, 120, 15
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Iterations in the place of a factorisation: `_WORTH` in `diffqcp._compiled` says where."""
+"""Iterations in the place of a factorisation: see `_WORTH` in `diffqcp._compiled`."""
 
 import jax
 import jax.numpy as jnp

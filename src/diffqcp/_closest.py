@@ -140,6 +140,8 @@ def search_closest(recipe: ClosestRecipe, data: Data, start: Any) -> ClosestFoun
     infeasible = jnp.any(t != 0)
     solved = status == Status.SOLVED
     status = jnp.where(solved & infeasible, Status.CLOSEST_FEASIBLE, status)
+    # The shifted problem is feasible: if it seems not to be, the shift is none.
+    known &= status != Status.INFEASIBLE
     status = jnp.where(known, status, Status.WEAKLY_INFEASIBLE)
     convex = is_convex(structure, scaled[0])
     status = jnp.where(convex, status, Status.NOT_CONVEX)

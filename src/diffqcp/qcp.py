@@ -101,7 +101,8 @@ class AbstractQCP(eqx.Module):
             QP it is enough, if the solution shows which constraints are active. With
             other cones there may be further steps. On CPUs the compiled extension takes
             them with the first factorisation, too, if the points are close to each
-            other; otherwise each takes one of its own. If False, the solution is taken as it is given.
+            other; otherwise each takes one of its own. If False, the solution is taken
+            as it is given.
         - `smoothing`: with a number `mu > 0` the derivative is that of a point on the
             central path instead. Constraints then have an effect before they are active,
             so that gradients are not zero at the vertices of LPs; they are not the exact
