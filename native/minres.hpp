@@ -40,10 +40,10 @@ Minres minres(const Multiply& multiply, const std::vector<double>& r, double tar
   // Lanczos vectors, and the last two directions, whose images are orthonormal.
   std::vector<double> before(n, 0.0), now = r, next(n), older(n, 0.0), old(n, 0.0);
   for (double& entry : now) entry /= whole;
-  double below = 0;                       // the entry of the tridiagonal matrix
-  double cosine = -1, sine = 0;           // of the last rotation
-  double above = 0, corner = 0, last = 0; // what rotations have left for the next columns
-  double remaining = whole;
+  double below = 0;              // the entry of the tridiagonal matrix beside the diagonal
+  double cosine = -1, sine = 0;  // of the last rotation
+  double corner = 0, last = 0;   // what the rotations have left for the next columns
+  double remaining = whole;      // of the residual, up to its sign
   for (int64_t step = 1; step <= most; ++step) {
     multiply(now, next);
     double diagonal = 0;
@@ -63,13 +63,13 @@ Minres minres(const Multiply& multiply, const std::vector<double>& r, double tar
     last = -cosine * under;
     cosine = here / pivot;
     sine = under / pivot;
-    above = cosine * remaining;
+    const double share = cosine * remaining;
     remaining *= sine;
     for (size_t k = 0; k < n; ++k) {
       const double direction = (now[k] - far * older[k] - near * old[k]) / pivot;
       older[k] = old[k];
       old[k] = direction;
-      result.z[k] += above * direction;
+      result.z[k] += share * direction;
     }
     result.left = std::abs(remaining) / whole;
     if (result.left <= target || !(under > 0) || !std::isfinite(under)) break;
