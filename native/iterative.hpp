@@ -27,15 +27,16 @@ class Iterative {
       : problem_(problem), options_(options), P_(P), A_(A), D_(D) {}
 
   // As that of System; nothing if it would take longer than a factorisation, or if K is
-  // nearly singular where the right-hand side is not in its range.
+  // not so well conditioned that a small residual is that of a small error.
   std::optional<Answer> solve(const double* upper, const double* dual, double enough) const {
     // A new start with the true residual takes steps, but the recursion's drifts away.
     constexpr double stage = 1e-9;
     constexpr int stages = 5;
-    constexpr double singular = 1e7;  // how large K z is then, without cancellation
+    constexpr double worst = 2e4;
     constexpr double rounding = 4 * std::numeric_limits<double>::epsilon();
     const int64_t most =
         static_cast<int64_t>(std::min(std::max(problem_.products, 200.0), 1e6));
+    if (!even()) return std::nullopt;
     const Index n = problem_.n, m = problem_.m;
     std::vector<double> r(upper, upper + n), z(n + m, 0.0), image(n + m);
     const std::vector<double> rotated = problem_.cone.rotate_back(D_.frames, dual);
@@ -51,14 +52,13 @@ class Iterative {
     for (int repeat = 0; repeat < stages && left > 0; ++repeat) {
       const double whole = size + norm * length(z);
       const double target = std::max(stage, std::min(0.5 * tolerance * whole / left, 0.5));
-      const Minres found = minres(product, rest, target, most);
-      if (!(found.left <= target)) return std::nullopt;
+      const Minres found = minres(product, rest, target, most, worst);
+      if (!(found.left <= target && found.condition <= worst)) return std::nullopt;
       norm = std::max(norm, found.norm);
       for (Index k = 0; k < n + m; ++k) z[k] += found.z[k];
       multiply(z, image);
       for (Index k = 0; k < n + m; ++k) rest[k] = r[k] - image[k];
       left = length(rest);
-      if (!(norm * length(z) <= singular * size)) return std::nullopt;
       if (left <= tolerance * (size + norm * length(z))) return answer(z);
     }
     if (size == 0) return answer(z);
@@ -66,6 +66,37 @@ class Iterative {
   }
 
  private:
+  // Whether rows and columns are of about one size, those of a cone taken together.
+  bool even() const {
+    constexpr double most = 1e3;
+    const Index n = problem_.n, m = problem_.m;
+    std::vector<double> squares(n + m, 0.0);
+    for (size_t k = 0; k < problem_.P.count(); ++k) {
+      const double square = P_[k] * P_[k];
+      squares[problem_.P.rows[k]] += square;
+      if (problem_.P.rows[k] != problem_.P.cols[k]) squares[problem_.P.cols[k]] += square;
+    }
+    for (size_t k = 0; k < problem_.A.count(); ++k) {
+      const double square = A_[k] * A_[k];
+      squares[problem_.A.cols[k]] += square;
+      squares[n + problem_.A.rows[k]] += square;
+    }
+    Index start = n + problem_.zero + problem_.rays;
+    for (Index length : problem_.lengths) {
+      double sum = 0;
+      for (Index k = start; k < start + length; ++k) sum += squares[k];
+      std::fill(squares.begin() + start, squares.begin() + start + length, sum / length);
+      start += length;
+    }
+    double largest = 0, smallest = std::numeric_limits<double>::infinity();
+    for (double square : squares) {
+      if (square == 0) continue;
+      largest = std::max(largest, square);
+      smallest = std::min(smallest, square);
+    }
+    return !(largest > most * most * smallest);
+  }
+
   // [w; t] becomes K [w; t].
   void multiply(const std::vector<double>& from, std::vector<double>& to) const {
     const Index n = problem_.n, m = problem_.m;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace diffqcp {
@@ -21,13 +22,15 @@ struct Minres {
   std::vector<double> z;  // of K z = r, in the range of K
   double left = 1;        // the residual over r
   double norm = 0;        // an estimate of that of K, from below
+  double condition = 1;   // and of its condition number
 };
 
 // Ends when `left` is at most `target`, or as soon as it is clear that this takes more than
-// `most` steps. `multiply(from, to)` is the product with K.
+// `most` steps, or that the condition number is larger than `worst`. `multiply(from, to)` is
+// the product with K.
 template <typename Multiply>
 Minres minres(const Multiply& multiply, const std::vector<double>& r, double target,
-              int64_t most) {
+              int64_t most, double worst) {
   // The first steps say little about how fast it goes.
   constexpr int64_t patience = 40, often = 20;
   const size_t n = r.size();
@@ -44,6 +47,7 @@ Minres minres(const Multiply& multiply, const std::vector<double>& r, double tar
   double cosine = -1, sine = 0;  // of the last rotation
   double corner = 0, last = 0;   // what the rotations have left for the next columns
   double remaining = whole;      // of the residual, up to its sign
+  double largest = 0, smallest = std::numeric_limits<double>::infinity();  // pivots
   for (int64_t step = 1; step <= most; ++step) {
     multiply(now, next);
     double diagonal = 0;
@@ -58,7 +62,11 @@ Minres minres(const Multiply& multiply, const std::vector<double>& r, double tar
     const double far = corner, near = cosine * last + sine * diagonal;
     const double here = sine * last - cosine * diagonal;
     const double pivot = std::hypot(here, under);
-    if (!(pivot > 0)) break;  // K is singular, and r is not in its range
+    largest = std::max(largest, pivot);
+    smallest = std::min(smallest, pivot);
+    result.condition = largest / smallest;
+    // Infinite, if K is singular and r is not in its range.
+    if (!(result.condition <= worst)) break;
     corner = sine * under;
     last = -cosine * under;
     cosine = here / pivot;
