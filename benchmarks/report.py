@@ -89,6 +89,11 @@ to 1e-10 where it can, and the time from its solution to the gradient is compare
   directions along which the active constraints do not change, and errors are relative
   to the cotangent. (At vertices it is zero.)
 
+The problems of other packages' papers are on pages of their own: qpax's batch of
+nonnegative least squares with [batches and layers](timings.md#batches), BPQP's tables
+[there](bpqp.md), and infeasible QPs and Sudoku beside QPLayer with
+[infeasible problems](infeasible.md#measured).
+
 Other packages:
 
 {found}
