@@ -181,7 +181,7 @@ def test_regularity_with_the_cone(pair):
             {"forward": diffqcp.InteriorPoint()},
             r"InteriorPoint: expected .* \['q', 'minors'\]",
         ),
-        ({"closest_feasible": True}, "expected one with known faces, got Minors"),
+        ({"closest_feasible": True}, "inside of the cone 'minors'"),
         ({"elastic": 1.0}, "inside of the cone 'minors'"),
     ],
 )

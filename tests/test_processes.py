@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 ROOT = Path(__file__).parent.parent
 
@@ -15,6 +17,7 @@ def run(program, stdin=None, **environment):
     return subprocess.run(
         [sys.executable, "-c", program],
         check=True,
+        timeout=300,
         env=environment,
         input=stdin,
         stdout=subprocess.PIPE,
@@ -138,3 +141,32 @@ def test_float32_and_float64_in_one_process():
     """Each way in, in both modes, one after the other in both orders."""
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
     run(MODES, JAX_ENABLE_X64="0", XLA_FLAGS=flags)
+
+
+ONE_CPU = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import jax
+import jax.numpy as jnp
+import numpy as np
+import diffqcp
+
+jax.config.update("jax_enable_x64", True)
+rng = np.random.default_rng(0)
+q, A = rng.normal(size=(100, 40)), -rng.uniform(1, 2, size=(100, 40, 40)) * np.eye(40)
+options = {"forward": diffqcp.Clarabel()}
+
+def solve(q, A):
+    return diffqcp.solve(np.eye(40), A, q, np.zeros(40), {"l": 40}, **options).x
+
+x = jax.jit(jax.vmap(solve))(q, A)
+assert np.max(np.abs(x - np.maximum(-q, 0))) < 1e-12
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets the CPUs of a process")
+def test_one_cpu():
+    """A batch of 1 MB for a solver on the host, which is called back by the only thread
+    that there would be. Closed form: `x = max(-q, 0)`.
+    """
+    run(ONE_CPU)

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -5,6 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+
+
+def _cpus() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# JAX copies larger arguments of a callback by a task for XLA's threads, while the
+# callback waits for them on one of these: with a single thread, for ever
+# (https://github.com/jax-ml/jax/issues/24255). There are as many threads as CPUs, or as
+# this variable says when XLA starts.
+if _cpus() == 1:
+    os.environ.setdefault("NPROC", "2")
 
 
 def host_callback(
