@@ -16,9 +16,11 @@ namespace diffqcp {
 
 class Iterative {
  public:
-  // Whether a factorisation takes so much longer than a product that iterations are tried.
-  static bool pays(const Problem& problem, const Options& options) {
-    return problem.products >= options.worth;
+  // Whether a factorisation takes so much longer than a product that iterations are tried,
+  // and these may be trusted.
+  static bool pays(const Problem& problem, const Options& options, const double* P,
+                   const double* A) {
+    return problem.products >= options.worth && even(problem, P, A);
   }
 
   // P, A and D are for others to keep.
@@ -36,12 +38,10 @@ class Iterative {
     constexpr double rounding = 4 * std::numeric_limits<double>::epsilon();
     const int64_t most =
         static_cast<int64_t>(std::min(std::max(problem_.products, 200.0), 1e6));
-    if (!even()) return std::nullopt;
     const Index n = problem_.n, m = problem_.m;
     std::vector<double> r(upper, upper + n), z(n + m, 0.0), image(n + m);
-    const std::vector<double> rotated = problem_.cone.rotate_back(D_.frames, dual);
-    r.resize(n + m);
-    for (Index k = 0; k < m; ++k) r[n + k] = std::sqrt(D_.lam[k]) * rotated[k];
+    const std::vector<double> lower = from_dual(problem_, D_, dual);
+    r.insert(r.end(), lower.begin(), lower.end());
     const double tolerance = std::max(0.1 * std::max(options_.tolerance, enough), rounding);
     const double size = length(r);
     const auto product = [&](const std::vector<double>& from, std::vector<double>& to) {
@@ -67,22 +67,22 @@ class Iterative {
 
  private:
   // Whether rows and columns are of about one size, those of a cone taken together.
-  bool even() const {
+  static bool even(const Problem& problem, const double* P, const double* A) {
     constexpr double most = 1e3;
-    const Index n = problem_.n, m = problem_.m;
+    const Index n = problem.n, m = problem.m;
     std::vector<double> squares(n + m, 0.0);
-    for (size_t k = 0; k < problem_.P.count(); ++k) {
-      const double square = P_[k] * P_[k];
-      squares[problem_.P.rows[k]] += square;
-      if (problem_.P.rows[k] != problem_.P.cols[k]) squares[problem_.P.cols[k]] += square;
+    for (size_t k = 0; k < problem.P.count(); ++k) {
+      const double square = P[k] * P[k];
+      squares[problem.P.rows[k]] += square;
+      if (problem.P.rows[k] != problem.P.cols[k]) squares[problem.P.cols[k]] += square;
     }
-    for (size_t k = 0; k < problem_.A.count(); ++k) {
-      const double square = A_[k] * A_[k];
-      squares[problem_.A.cols[k]] += square;
-      squares[n + problem_.A.rows[k]] += square;
+    for (size_t k = 0; k < problem.A.count(); ++k) {
+      const double square = A[k] * A[k];
+      squares[problem.A.cols[k]] += square;
+      squares[n + problem.A.rows[k]] += square;
     }
-    Index start = n + problem_.zero + problem_.rays;
-    for (Index length : problem_.lengths) {
+    Index start = n + problem.zero + problem.rays;
+    for (Index length : problem.lengths) {
       double sum = 0;
       for (Index k = start; k < start + length; ++k) sum += squares[k];
       std::fill(squares.begin() + start, squares.begin() + start + length, sum / length);
@@ -100,27 +100,20 @@ class Iterative {
   // [w; t] becomes K [w; t].
   void multiply(const std::vector<double>& from, std::vector<double>& to) const {
     const Index n = problem_.n, m = problem_.m;
-    std::vector<double> scaled(m), pulled(m), pushed(m, 0.0);
-    for (Index k = 0; k < m; ++k) scaled[k] = std::sqrt(D_.lam[k]) * from[n + k];
-    problem_.cone.rotate(D_.frames, scaled, pulled.data());
+    const std::vector<double> pulled = to_dual(problem_, D_, from.data() + n);
+    std::vector<double> pushed(m, 0.0);
     std::fill(to.begin(), to.begin() + n, 0.0);
     problem_.add_P(P_, from.data(), to.data());
     problem_.A.add_transposed(A_, pulled.data(), to.data());
     problem_.A.add_product(A_, from.data(), pushed.data());
-    const std::vector<double> rotated = problem_.cone.rotate_back(D_.frames, pushed.data());
-    for (Index k = 0; k < m; ++k) {
-      const double lam = D_.lam[k];
-      to[n + k] = std::sqrt(lam) * rotated[k] - (1 - lam) * from[n + k];
-    }
+    const std::vector<double> lower = from_dual(problem_, D_, pushed.data());
+    for (Index k = 0; k < m; ++k)
+      to[n + k] = lower[k] - (1 - D_.lam[k]) * from[n + k];
   }
 
   Answer answer(const std::vector<double>& z) const {
-    const Index n = problem_.n, m = problem_.m;
-    Answer answer{{z.begin(), z.begin() + n}, std::vector<double>(m), true};
-    std::vector<double> scaled(m);
-    for (Index k = 0; k < m; ++k) scaled[k] = std::sqrt(D_.lam[k]) * z[n + k];
-    problem_.cone.rotate(D_.frames, scaled, answer.u.data());
-    return answer;
+    const auto end = z.begin() + problem_.n;
+    return {{z.begin(), end}, to_dual(problem_, D_, z.data() + problem_.n), true};
   }
 
   const Problem& problem_;

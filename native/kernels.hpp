@@ -59,14 +59,6 @@ constexpr Index kColumns = 4;
 constexpr int kVectors = 2;
 
 DIFFQCP_VECTORISED
-inline void subtract_four(Index rows, const double* a, int64_t stride, double* c) {
-  const double *a0 = a, *a1 = a0 + stride, *a2 = a1 + stride, *a3 = a2 + stride;
-  const double b0 = c[0], b1 = c[1], b2 = c[2], b3 = c[3];
-  c += kColumns;
-  for (Index i = 0; i < rows; ++i) c[i] -= a0[i] * b0 + a1[i] * b1 + a2[i] * b2 + a3[i] * b3;
-}
-
-DIFFQCP_VECTORISED
 inline void subtract_four_twice(Index rows, const double* a, int64_t stride, double* c,
                                 double* e) {
   const double *a0 = a, *a1 = a0 + stride, *a2 = a1 + stride, *a3 = a2 + stride;
@@ -84,12 +76,8 @@ inline void subtract_columns(Index rows, Index cols, const double* a, int64_t st
                              int vectors, double* x, int64_t apart) {
   if (cols == kColumns && vectors == kVectors)
     return subtract_four_twice(rows, a, stride, x, x + apart);
-  for (int c = 0; c < vectors; ++c, x += apart) {
-    if (cols == kColumns)
-      subtract_four(rows, a, stride, x);
-    else
-      subtract_columns(rows, cols, a, stride, x, x + cols);
-  }
+  for (int c = 0; c < vectors; ++c, x += apart)
+    subtract_columns(rows, cols, a, stride, x, x + cols);
 }
 
 DIFFQCP_VECTORISED

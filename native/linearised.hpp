@@ -48,11 +48,12 @@ class Linearised {
         A(given.data.A, given.data.A + problem.A.count()),
         b(given.data.b, given.data.b + problem.m), x(x), y(problem.m), s(problem.m),
         dual(given.data.q, given.data.q + problem.n), primal(problem.m),
-        problem_(problem), options_(options), P_(given.data.P),
-        iterates_(Iterative::pays(problem, options)) {
+        problem_(problem), options_(options), P_(given.data.P) {
     std::vector<double> v(problem.m);
     for (Index k = 0; k < problem.m; ++k) v[k] = y[k] - s[k];
     drop_rows_without_bound(problem, v);
+    iterates_ = nearby == nullptr ? Iterative::pays(problem, options, P_, A.data())
+                                  : nearby->iterates_;
     if (known == nullptr) {
       problem.cone.jacobian(v.data(), smoothing, lam.data(), frames.data());
     } else {
@@ -73,9 +74,7 @@ class Linearised {
     for (double entry : primal) poison += 0 * entry;
     for (double entry : x) poison += 0 * entry;
     for (double& eigenvalue : lam) eigenvalue += poison;
-    if (nearby == nullptr) return;
-    iterates_ = iterates_ && nearby->iterates_;
-    if (nearby->system_ != nullptr && !nearby->system_->singular())
+    if (nearby != nullptr && nearby->system_ != nullptr && !nearby->system_->singular())
       factor = std::move(nearby->factor);
   }
 
@@ -180,7 +179,7 @@ class Linearised {
   const Problem& problem_;
   Options options_;
   const double* P_;
-  bool iterates_, borrowed_ = false;
+  bool iterates_ = false, borrowed_ = false;
   std::unique_ptr<System> system_;
 };
 

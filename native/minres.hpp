@@ -10,12 +10,12 @@
 #include <limits>
 #include <vector>
 
+#include "kernels.hpp"
+
 namespace diffqcp {
 
 inline double length(const std::vector<double>& vector) {
-  double sum = 0;
-  for (double entry : vector) sum += entry * entry;
-  return std::sqrt(sum);
+  return std::sqrt(dot(static_cast<Index>(vector.size()), vector.data(), vector.data()));
 }
 
 struct Minres {
@@ -50,11 +50,8 @@ Minres minres(const Multiply& multiply, const std::vector<double>& r, double tar
   double largest = 0, smallest = std::numeric_limits<double>::infinity();  // pivots
   for (int64_t step = 1; step <= most; ++step) {
     multiply(now, next);
-    double diagonal = 0;
-    for (size_t k = 0; k < n; ++k) {
-      next[k] -= below * before[k];
-      diagonal += now[k] * next[k];
-    }
+    for (size_t k = 0; k < n; ++k) next[k] -= below * before[k];
+    const double diagonal = dot(static_cast<Index>(n), now.data(), next.data());
     for (size_t k = 0; k < n; ++k) next[k] -= diagonal * now[k];
     const double under = length(next);
     result.norm = std::max(result.norm, std::hypot(std::hypot(below, diagonal), under));

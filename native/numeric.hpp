@@ -142,10 +142,7 @@ class Factorisation {
                          height);
       }
     }
-    for (int c = 0; c < C; ++c)
-      for (Index i = 0; i < height; ++i)
-        z[static_cast<int64_t>(rows[i]) * C + c] =
-            work[static_cast<int64_t>(c) * height + i];
+    scatter<C>(height, height, rows, work, z);
   }
 
   // z <- L_s'^-1 z.
@@ -175,10 +172,7 @@ class Factorisation {
             own[k] -= block[static_cast<int64_t>(k) * height + i] * own[i];
       }
     }
-    for (int c = 0; c < C; ++c)
-      for (Index j = 0; j < width; ++j)
-        z[static_cast<int64_t>(rows[j]) * C + c] =
-            work[static_cast<int64_t>(c) * height + j];
+    scatter<C>(width, height, rows, work, z);
   }
 
   // These rows of C interleaved vectors, one vector after the other.
@@ -190,6 +184,16 @@ class Factorisation {
       for (Index i = 0; i < height; ++i)
         work[static_cast<int64_t>(c) * height + i] =
             z[static_cast<int64_t>(rows[i]) * C + c];
+  }
+
+  // The first `count` of them back.
+  template <int C>
+  static void scatter(Index count, Index height, const Index* rows,
+                      const std::vector<double>& work, double* z) {
+    for (int c = 0; c < C; ++c)
+      for (Index i = 0; i < count; ++i)
+        z[static_cast<int64_t>(rows[i]) * C + c] =
+            work[static_cast<int64_t>(c) * height + i];
   }
 
   // The part of W columns from the j-th on.

@@ -39,6 +39,22 @@ struct Answer {
   bool solved = false;
 };
 
+// L U'dual and U L t, as the methods of the Python class KKTOperator.
+inline std::vector<double> from_dual(const Problem& problem, const Jacobian& D,
+                                     const double* dual) {
+  std::vector<double> t = problem.cone.rotate_back(D.frames, dual);
+  for (Index k = 0; k < problem.m; ++k) t[k] *= std::sqrt(D.lam[k]);
+  return t;
+}
+
+inline std::vector<double> to_dual(const Problem& problem, const Jacobian& D,
+                                   const double* t) {
+  std::vector<double> scaled(t, t + problem.m), dual(problem.m);
+  for (Index k = 0; k < problem.m; ++k) scaled[k] *= std::sqrt(D.lam[k]);
+  problem.cone.rotate(D.frames, scaled, dual.data());
+  return dual;
+}
+
 class System {
  public:
   System(const Problem& problem, const Options& options, const Parts& parts)
@@ -125,9 +141,9 @@ class System {
     const Jacobian D{parts_.lam, parts_.frames};
     std::vector<double> vector(order), r(static_cast<size_t>(order) * C);
     for (int c = 0; c < C; ++c) {
-      const std::vector<double> rotated = problem_.cone.rotate_back(D.frames, dual[c]);
+      const std::vector<double> lower = from_dual(problem_, D, dual[c]);
       std::copy(upper[c], upper[c] + n, vector.begin());
-      for (Index k = 0; k < m; ++k) vector[n + k] = std::sqrt(D.lam[k]) * rotated[k];
+      std::copy(lower.begin(), lower.end(), vector.begin() + n);
       assembly_.expand(D, vector.data());
       for (Index k = 0; k < order; ++k)
         r[static_cast<size_t>(k) * C + c] = vector[pattern_.pivots[k]];
@@ -146,10 +162,7 @@ class System {
         answer.solved = answer.solved && std::isfinite(vector[k]);
       if (!answer.solved) std::fill(vector.begin(), vector.end(), std::nan(""));
       answer.w.assign(vector.begin(), vector.begin() + n);
-      answer.u.resize(m);
-      std::vector<double> t(m);
-      for (Index k = 0; k < m; ++k) t[k] = std::sqrt(D.lam[k]) * vector[n + k];
-      problem_.cone.rotate(D.frames, t, answer.u.data());
+      answer.u = to_dual(problem_, D, vector.data() + n);
     }
   }
 

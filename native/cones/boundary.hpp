@@ -37,8 +37,9 @@ inline double safe_log(double value) { return std::log(std::max(value, DBL_MIN))
 
 // The zero in [low, high] of a function that changes sign from - to + there: Newton's
 // method, with a bisection wherever its step leaves the bracket, by more than rounding
-// errors, or does not halve the step before it. The bisection is one of asinh(x), since
-// brackets may be wide by orders of magnitude. `function(x, slope)` returns the value.
+// errors, or does not halve the step before it. The bisection of a wide bracket is one of
+// asinh(x), since its ends may differ by orders of magnitude. `function(x, slope)` returns
+// the value.
 template <typename Function>
 double increasing_root(const Function& function, double low, double high) {
   const auto middle = [&] {
