@@ -19,7 +19,8 @@ using Numbers = ffi::AnyBuffer;  // float32 or float64, float64 inside
 class Batch {
  public:
   Batch(ffi::Span<const int64_t> dims, ffi::Span<const int64_t> all, size_t inner = 1) {
-    int64_t stride = inner == 0 ? 1 : dims[dims.size() - 1];
+    int64_t stride = 1;
+    for (size_t axis = dims.size() - inner; axis < dims.size(); ++axis) stride *= dims[axis];
     for (size_t axis = dims.size() - inner; axis-- > 0;) {
       lengths_.push_back(all[axis]);
       strides_.push_back(dims[axis] == 1 ? 0 : stride);
@@ -45,9 +46,9 @@ class Batch {
   std::vector<int64_t> lengths_, strides_;  // innermost axis first
 };
 
-inline int64_t items(ffi::Span<const int64_t> dims) {
+inline int64_t items(ffi::Span<const int64_t> dims, size_t inner = 1) {
   int64_t count = 1;
-  for (size_t axis = 0; axis + 1 < dims.size(); ++axis) count *= dims[axis];
+  for (size_t axis = 0; axis + inner < dims.size(); ++axis) count *= dims[axis];
   return count;
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "batch.hpp"
+#include "dense.hpp"
 #include "host.hpp"
 #include "parallel.hpp"
 #include "traced.hpp"
@@ -24,8 +25,7 @@ using diffqcp::Values;
 
 namespace {
 
-// SciPy's.
-diffqcp::Lapack lapack{nullptr, nullptr};
+const diffqcp::Lapack& lapack = diffqcp::dense::routines.lapack;
 
 using Plan = ffi::Buffer<ffi::S32>;      // and other arrays of integers
 using Words = ffi::Buffer<ffi::U32>;      // pairs of them are doubles
@@ -245,39 +245,6 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
   return ffi::Error::Success();
 }
 
-// The eigenvalues of symmetric matrices, and the eigenvectors as rows. Both are NaN where a
-// matrix is not finite.
-ffi::Error eigh(ffi::ThreadPool pool, Numbers matrices, ffi::Result<ffi::AnyBuffer> values,
-                ffi::Result<ffi::AnyBuffer> vectors) {
-  const auto dims = matrices.dimensions(), short_dims = values->dimensions();
-  const size_t axes = dims.size();
-  constexpr int64_t largest = 46340;  // whose square is below 2^31
-  bool fits = axes >= 2 && dims[axes - 1] == dims[axes - 2] &&
-              dims[axes - 1] <= largest && real(matrices) &&
-              real(*values) && real(*vectors) && short_dims.size() == axes - 1 &&
-              std::equal(short_dims.begin(), short_dims.end(), dims.begin()) &&
-              vectors->dimensions().size() == axes &&
-              std::equal(dims.begin(), dims.end(), vectors->dimensions().begin());
-  if (!fits)
-    return ffi::Error::InvalidArgument(
-        "eigh: expected symmetric matrices of an order of at most 46340");
-  const Index n = static_cast<Index>(dims[axes - 1]), entries = n * n;
-  parallel(pool, items(short_dims), [&](int64_t item) {
-    std::vector<double> matrix(entries), eigenvalues(n);
-    read(matrices, item * entries, entries, nullptr, matrix.data());
-    lapack.eigenvectors(n, matrix.data(), eigenvalues.data());
-    write(eigenvalues, 0, 1, nullptr, *values, item * n, n);
-    write(matrix, 0, 1, nullptr, *vectors, item * entries, entries);
-  });
-  return ffi::Error::Success();
-}
-
-XLA_FFI_DEFINE_HANDLER(kEigh, Guarded<eigh>::call,
-                       ffi::Ffi::Bind()
-                           .Ctx<ffi::ThreadPool>()
-                           .Arg<Numbers>()
-                           .Ret<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>());
 XLA_FFI_DEFINE_HANDLER(kFactorise, Guarded<factorise>::call,
                        ffi::Ffi::Bind()
                            .Ctx<ffi::ThreadPool>()
@@ -350,8 +317,12 @@ PyObject* handlers(PyObject*, PyObject*) {
     return PyCapsule_New(reinterpret_cast<void*>(handler), "xla._CUSTOM_CALL_TARGET",
                          nullptr);
   };
-  return Py_BuildValue("{sNsNsN}", "factorise", capsule(kFactorise), "solve",
-                       capsule(kSolve), "eigh", capsule(kEigh));
+  namespace dense = diffqcp::dense;
+  return Py_BuildValue("{sNsNsNsNsNsNsN}", "factorise", capsule(kFactorise), "solve",
+                       capsule(kSolve), "eigh", capsule(dense::kEigh), "cholesky",
+                       capsule(dense::kCholesky), "solve_triangular",
+                       capsule(dense::kTriangular), "lu_factor", capsule(dense::kLu),
+                       "lu_solve", capsule(dense::kLuSolve));
 }
 
 // Those of calls that an executable keeps, and the type of what it keeps.
@@ -464,14 +435,25 @@ PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_ldl",
                           "Sparse LDL' factorisation as XLA FFI calls.", -1, methods,
                           nullptr, nullptr, nullptr, nullptr};
 
+// Sets a pointer to such a function, and returns whether there is one.
+template <typename Function>
+bool set(Function*& pointer, const char* module, const char* name, const char* kinds) {
+  pointer = reinterpret_cast<Function*>(find(module, name, kinds));
+  return pointer != nullptr;
+}
+
 }  // namespace
 
 PyMODINIT_FUNC PyInit__ldl() {
-  lapack.gemm = reinterpret_cast<diffqcp::Gemm*>(
-      find("scipy.linalg.cython_blas", "dgemm", "cciiiddididdi"));
-  if (lapack.gemm == nullptr) return nullptr;
-  lapack.eigen = reinterpret_cast<diffqcp::Eigen*>(
-      find("scipy.linalg.cython_lapack", "dsyevd", "ccididdiiii"));
-  if (lapack.eigen == nullptr) return nullptr;
+  constexpr const char *blas = "scipy.linalg.cython_blas",
+                       *lapack = "scipy.linalg.cython_lapack";
+  auto& [symmetric, potrf, trsm, getrf, getrs] = diffqcp::dense::routines;
+  if (!set(symmetric.gemm, blas, "dgemm", "cciiiddididdi") ||
+      !set(symmetric.eigen, lapack, "dsyevd", "ccididdiiii") ||
+      !set(potrf, lapack, "dpotrf", "cidii") ||
+      !set(trsm, blas, "dtrsm", "cccciiddidi") ||
+      !set(getrf, lapack, "dgetrf", "iidiii") ||
+      !set(getrs, lapack, "dgetrs", "ciidiidii"))
+    return nullptr;
   return PyModule_Create(&definition);
 }

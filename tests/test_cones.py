@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from diffqcp import QCPStructureCPU
-from diffqcp._eigh import eigh
 from diffqcp._extension import extension
 from diffqcp._problem import is_known, Problem, problem_of
 from diffqcp.cones import (
@@ -485,27 +484,3 @@ def test_empty_product():
     assert cone.dim == 0
     assert cone.project(jnp.zeros(0)).shape == (0,)
     assert cone.jacobian(jnp.zeros(0)).mv(jnp.zeros(0)).shape == (0,)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_eigenvectors(dtype):
-    """As those of JAX, in batches of any size; a matrix that is not finite is alone."""
-    rng, close = np.random.default_rng(0), 100 * np.finfo(dtype).eps
-    for size in (0, 1, 2, 7, 30):
-        matrix = rng.normal(size=(5, size, size)).astype(dtype)
-        matrix += matrix.swapaxes(1, 2)
-        values, basis = jax.jit(jax.vmap(eigh))(matrix)
-        assert values.dtype == basis.dtype == dtype
-        expected = np.linalg.eigvalsh(matrix.astype(np.float64))
-        limit = close * max(size, 1)
-        np.testing.assert_allclose(values, expected, rtol=0, atol=limit)
-        left = matrix @ np.asarray(basis) - basis * values[:, None, :]
-        assert np.abs(left).max(initial=0) < limit
-    first, change = jnp.asarray(matrix[0]), jnp.eye(30, dtype=dtype)
-    slope = jax.jvp(lambda matrix: eigh(matrix)[0], (first,), (change,))[1]
-    np.testing.assert_allclose(slope, np.ones(30), atol=close)
-    matrix[3, 4, 5] = np.nan
-    wrong = [np.isnan(part).any(axis=-1) for part in jax.vmap(eigh)(matrix)]
-    assert (wrong[0] == (np.arange(5) == 3)).all()
-    assert (wrong[1].any(axis=-1) == (np.arange(5) == 3)).all()
-    assert jax.vmap(eigh)(matrix[:0])[1].shape == (0, 30, 30)

@@ -52,7 +52,8 @@ def test_equality_qp_factorises_once():
             )
         )(jnp.eye(3), jnp.ones(3), jnp.ones((1, 3)), jnp.ones(1))
     )
-    assert text.count(" lu ") + text.count(" lu[") == 1
+    # By the extension, or by JAX.
+    assert sum(text.count(name) for name in ("lu_factor", " lu ", " lu[")) == 1
 
 
 @pytest.mark.parametrize("equalities", [0, 1])

@@ -1,36 +1,18 @@
-import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.buffer_callback import buffer_callback
 from jaxtyping import Array
-
-
-def _cpus() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-# JAX copies larger arguments of a callback by a task for XLA's threads, while the
-# callback waits for them on one of these: with a single thread, for ever
-# (https://github.com/jax-ml/jax/issues/24255). There are as many threads as CPUs, or as
-# this variable says when XLA starts.
-if _cpus() == 1:
-    os.environ.setdefault("NPROC", "2")
 
 
 def host_callback(
     function: Callable[..., Any], results: Any, *arguments: Any, vmap_method: str
 ) -> Any:
-    """`jax.pure_callback`, which keeps all digits of 64-bit numbers.
-
-    The thread in which XLA calls back does not know of `jax.enable_x64`, and where JAX's
-    default is float32, it would round what goes in and comes out. So such numbers pass
-    as pairs of 32-bit words. They have no derivative.
+    """`jax.pure_callback`, which keeps all digits of 64-bit numbers, and which on CPUs
+    waits for nobody. It has no derivative.
 
     **Arguments:**
 
@@ -38,6 +20,35 @@ def host_callback(
     - `results`: its results' shapes and dtypes, a PyTree of `jax.ShapeDtypeStruct`.
     - `arguments`: PyTrees of arrays.
     - `vmap_method`: as for `jax.pure_callback`.
+    """
+    if jax.default_backend() != "cpu":
+        return _words_callback(function, results, arguments, vmap_method)
+
+    # JAX's own callback copies larger arguments by a task for XLA's threads, while it
+    # occupies one of them: if all are occupied so, for ever
+    # (https://github.com/jax-ml/jax/issues/24255). This one hands over the memory itself.
+    # It is XLA's, so the function gets copies, which it may keep.
+    def call(context: Any, out: Any, *buffers: Any) -> None:
+        del context
+        jax.tree.map(_write, out, function(*jax.tree.map(_read, buffers)))
+
+    return buffer_callback(call, results, vmap_method=vmap_method)(*arguments)
+
+
+def _read(buffer: Any) -> np.ndarray:
+    return np.asarray(buffer).copy()
+
+
+def _write(buffer: Any, array: Any) -> None:
+    np.asarray(buffer)[...] = array
+
+
+def _words_callback(
+    function: Callable[..., Any], results: Any, arguments: tuple, vmap_method: str
+) -> Any:
+    """By `jax.pure_callback`. The thread in which XLA calls back does not know of
+    `jax.enable_x64`, and where JAX's default is float32, it would round what goes in and
+    comes out. So 64-bit numbers pass as pairs of 32-bit words.
     """
 
     def shape_of_words(result: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ._range_space import cholesky
+from ._lapack import cholesky
 
 
 def is_semidefinite(

@@ -9,9 +9,10 @@ the same arrays, the compiler makes it once.
 
 from typing import NamedTuple
 
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from ._lapack import cholesky, solve_lower
 
 
 class Triangle(NamedTuple):
@@ -55,16 +56,11 @@ _BLOCK = 128
 
 def _inverse(block: Float[Array, "b b"]) -> Float[Array, "b b"]:
     one = jnp.eye(block.shape[0], dtype=block.dtype)
-    return lax.linalg.triangular_solve(block, one, left_side=True, lower=True)
+    return solve_lower(block, one).T
 
 
 def _product(left: Array, right: Array) -> Array:
     return jnp.matmul(left, right, precision="highest")
-
-
-def cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """`L` of a symmetric matrix, NaN if that is not positive definite."""
-    return lax.linalg.cholesky(matrix, symmetrize_input=False)
 
 
 class RangeSpace(NamedTuple):
@@ -83,8 +79,6 @@ class RangeSpace(NamedTuple):
     def of(cls, P: Float[Array, "n n"], A: Float[Array, "m n"]) -> "RangeSpace":
         """All of it is NaN if `P` is not positive definite."""
         root = cholesky(P)
-        rows = lax.linalg.triangular_solve(
-            root, A, left_side=False, lower=True, transpose_a=True
-        )
+        rows = solve_lower(root, A)
         gram = jnp.einsum("ik,jk->ij", rows, rows, precision="highest")
         return cls(Triangle.of(root), rows, gram)

@@ -24,4 +24,4 @@ def vary_together(arrays: _Arrays) -> _Arrays:
             return leaf | (zero > 0)
         return leaf + jnp.asarray(zero, leaf.dtype)
 
-    return jax.tree.map(varying, jax.tree.map(jnp.asarray, arrays))
+    return jax.tree.map(varying, arrays)

@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float
 
 from ._checks import as_numbers, as_vector
+from ._lapack import lu_factor, lu_solve
 from .dense import QCPStructureDense
 from .forward import AbstractForwardSolver, InteriorPoint
 from .forward.interior_point import eliminates
@@ -140,11 +140,11 @@ def solve_equality_qp(P: Any, c: Any, A: Any, b: Any) -> EqualityQPSolution:
     P = (P + P.T) / 2
     corner = jnp.zeros((b.size, b.size), dtype)
     K = jnp.block([[P, A.T], [A, corner]])
-    factors = jsl.lu_factor(jax.lax.stop_gradient(K))
+    factors = lu_factor(K)
     z = jax.lax.custom_linear_solve(
         lambda z: jnp.matmul(K, z, precision="highest"),
         jnp.concatenate([-c, b]),
-        lambda _, right: jsl.lu_solve(factors, right),
+        lambda _, right: lu_solve(factors, right),
         symmetric=True,
     )
     return EqualityQPSolution(z[:n], z[n:])

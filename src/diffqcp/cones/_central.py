@@ -28,6 +28,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
+from .._lapack import cho_solve, cholesky, eigh
 from ._base import ConeJacobian, MatrixEigenvectors
 
 
@@ -65,7 +66,7 @@ def barrier_jacobian(
     def body(state):
         p, t, _, count = state
         gradient = p - v + t * slope(p)
-        step = jnp.linalg.solve(eye + t * curvature(p), -gradient)
+        step = cho_solve(cholesky(eye + t * curvature(p)), -gradient[None])[0]
         decrement = jnp.sqrt(jnp.maximum(-gradient @ step, 0) / t)
         # Full steps where they converge quadratically, else ones that stay inside.
         length = jnp.where(decrement < 0.25, 1, 1 / (1 + decrement))
@@ -76,5 +77,5 @@ def barrier_jacobian(
     size = jnp.maximum(jnp.linalg.norm(v), jnp.sqrt(mu))
     first = (size * start, size**2, jnp.asarray(False), 0)
     p, _, _, _ = lax.while_loop(unfinished, body, first)
-    values, basis = jnp.linalg.eigh(mu * curvature(p))
+    values, basis = eigh(mu * curvature(p))
     return ConeJacobian(1 / (1 + jnp.maximum(values, 0)), MatrixEigenvectors(basis))

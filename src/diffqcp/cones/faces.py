@@ -20,6 +20,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, ScalarLike
 
+from .._lapack import eigh
 from ._base import AbstractCone, ConeJacobian, DualCone, MatrixEigenvectors
 from .exponential import ExponentialCone
 from .nonneg import NonnegativeCone
@@ -233,7 +234,7 @@ def _(cone: SecondOrderCone, t: Float[Array, " d"]) -> AbstractCone:
 @face.register
 def _(cone: PSDCone, t: Float[Array, " d"]) -> AbstractCone:
     projector, _ = _null_space(unpack(t, cone.size, cone.order))
-    values, basis = jnp.linalg.eigh(unpack(lax.stop_gradient(t), cone.size, cone.order))
+    values, basis = eigh(unpack(lax.stop_gradient(t), cone.size, cone.order))
     inside = values <= _tolerance(t.dtype) * values[-1]
     return PSDFace(cone, projector, basis, inside | (values[-1] <= 0))
 
@@ -248,7 +249,7 @@ def _null_space(
     `dM = -M dT M + M M dT N + N dT M M` while the rank stays the same. (Golub and
     Pereyra, "The differentiation of pseudo-inverses", 1973.)
     """
-    values, basis = jnp.linalg.eigh(matrix)
+    values, basis = eigh(matrix)
     inside = (values <= _tolerance(matrix.dtype) * values[-1]) | (values[-1] <= 0)
     inverse = jnp.where(inside, 0, 1 / jnp.where(inside, 1, values))
 

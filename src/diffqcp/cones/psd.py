@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from .._eigh import eigh
+from .._lapack import eigh
 from ._base import AbstractCone, AbstractEigenvectors, ConeJacobian
 from ._central import divided_difference
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import jax.lax as lax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 from jaxtyping import Array, Bool, Float, Integer
 
-from .._range_space import cholesky, RangeSpace, Triangle
+from .._lapack import cho_solve, cholesky, solve_lower
+from .._range_space import RangeSpace, Triangle
 
 
 class Eliminated(NamedTuple):
@@ -41,9 +41,7 @@ class Eliminated(NamedTuple):
         """`equalities`: how many of the rows, the first ones."""
         gram, p = space.gram, equalities
         corner = cholesky(gram[:p, :p])
-        coupling = lax.linalg.triangular_solve(
-            corner, gram[:p, p:], left_side=True, lower=True
-        )
+        coupling = solve_lower(corner, gram[p:, :p]).T
         S = gram[p:, p:] - jnp.matmul(coupling.T, coupling, precision="highest")
         return cls(space, p, Triangle.of(corner), coupling, S)
 
@@ -185,5 +183,5 @@ def longest_step(values: tuple[Array, ...], changes: tuple[Array, ...]) -> Array
 
 def _factorise(matrix: Float[Array, "k k"]) -> Callable[[Array], Array]:
     """A function that solves with a positive definite matrix."""
-    factor = jsl.cho_factor(matrix, lower=True)
-    return lambda right: jsl.cho_solve(factor, right)
+    factor = cholesky(matrix)
+    return lambda right: cho_solve(factor, right[None])[0]

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 from jaxtyping import Array, Bool, Float, Integer
 
 from .._checks import check_number
+from .._lapack import cho_solve, cholesky
 from .._range_space import RangeSpace
 from ..cones.dims import beyond
 from ..derivative import Data
@@ -196,7 +196,7 @@ def _inverse(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """Of a positive definite matrix."""
     d = matrix.shape[0]
     if d > _MOST_SWEEPS:
-        return jsl.cho_solve(jsl.cho_factor(matrix), jnp.eye(d, dtype=matrix.dtype))
+        return cho_solve(cholesky(matrix), jnp.eye(d, dtype=matrix.dtype))
 
     # Gauss-Jordan elimination in place, without pivots. For a batch of small matrices
     # each step is one pass over all, while LAPACK is called for one after the other.

@@ -2,11 +2,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 import lineax as lx
 from jaxtyping import Array, Bool, Float
 
-from .._range_space import cholesky, RangeSpace, Triangle
+from .._lapack import cho_solve, cholesky
+from .._range_space import RangeSpace, Triangle
 from ..kkt import KKTOperator
 from .auto import AutoSolver
 from .lu import LU
@@ -87,7 +87,7 @@ class DenseRange(lx.AbstractLinearSolver[RangeState]):
             upper, lower = vector[:n], vector[n:]
             inner = root.solve(cols * upper)
             moved = jnp.matmul(coupling, inner, precision="highest") / rows
-            t = jsl.cho_solve((schur, True), operator.from_dual(moved) - lower)
+            t = cho_solve(schur, (operator.from_dual(moved) - lower)[None])[0]
             pulled = operator.to_dual(t) / rows
             inner = inner - jnp.matmul(pulled, coupling, precision="highest")
             return jnp.concatenate([cols * root.solve_transposed(inner), t])

@@ -2,9 +2,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 from jaxtyping import Array, Bool, DTypeLike, Float, Integer
 
+from .._lapack import lu_factor, lu_solve
 from ..assembly import row_groups
 from ..kkt import KKTOperator
 from ._quasidefinite import (
@@ -31,7 +31,7 @@ class DenseFactors(NamedTuple):
 
     def inverse(self, vector: Float[Array, " N"]) -> Float[Array, " N"]:
         """`M^-1 vector`."""
-        return jsl.lu_solve((self.lu, self.pivots), vector)
+        return lu_solve((self.lu, self.pivots), vector)
 
 
 class LU(AbstractQuasidefiniteSolver):
@@ -67,7 +67,7 @@ class LU(AbstractQuasidefiniteSolver):
     def factorise(
         self, operator: KKTOperator, shift: Float[Array, " N"]
     ) -> tuple[DenseFactors, Bool[Array, ""]]:
-        """By `jax.scipy.linalg.lu_factor`."""
+        """By LAPACK on CPUs."""
         matrix = operator.as_matrix()
         relative = None
         if self.regularisation is None:
@@ -75,7 +75,7 @@ class LU(AbstractQuasidefiniteSolver):
         size = jnp.abs(matrix)
 
         def factor(shift: Float[Array, " N"]) -> tuple[DenseFactors, Callable]:
-            lu, pivots = jsl.lu_factor(matrix + jnp.diag(shift))
+            lu, pivots = lu_factor(matrix + jnp.diag(shift))
             factors = DenseFactors(matrix, shift, lu, pivots)
             return factors, factors.inverse
 
@@ -93,7 +93,7 @@ class LU(AbstractQuasidefiniteSolver):
         vector: Float[Array, " N"],
         tolerances: Tolerances,
     ) -> Outcome:
-        """By `jax.scipy.linalg.lu_solve`."""
+        """By two triangular solves a step."""
         factors, _, singular = state
         return refine(
             *(factors.multiply, factors.inverse, factors.shift),

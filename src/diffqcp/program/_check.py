@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from .._accuracy import all_finite, scaled_error
+from .._lapack import cholesky
 from .._scaling import equilibrate
 from ..derivative import Solution
 from ..forward import Status
@@ -92,7 +93,7 @@ def is_saddle(structure: AbstractQCPStructure, kkt: KKTOperator) -> Bool[Array, 
     weights = 1 / (1 - kkt.jacobian.eigenvalues + least)
     shift = 10 * n * root * size
     S = P + jnp.matmul(B.T, weights[:, None] * B, precision="highest")
-    return jnp.isnan(jnp.linalg.cholesky(S + shift * jnp.eye(n, dtype=P.dtype))).any()
+    return jnp.isnan(cholesky(S + shift * jnp.eye(n, dtype=P.dtype))).any()
 
 
 def _is_indefinite(kkt: KKTOperator) -> Bool[Array, ""]:

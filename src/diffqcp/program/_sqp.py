@@ -32,6 +32,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from .._accuracy import relative_error
 from .._checks import check_number
 from .._convexity import is_convex
+from .._lapack import eigh
 from ..derivative import Data
 from ..forward import AbstractForwardSolver, Clarabel, Start, Status
 from ..sparsity import flat_places
@@ -215,7 +216,7 @@ def _convex(
     """
     n, pattern = structure.n, structure.P_pattern
     if pattern.full:
-        values, vectors = jnp.linalg.eigh(P.reshape(n, n))
+        values, vectors = eigh(P.reshape(n, n))
         size = jnp.abs(values) + shift
         matrix = jnp.matmul(vectors * size[None, :], vectors.T, precision="highest")
         return jnp.concatenate([matrix.ravel(), jnp.zeros(n, P.dtype)])
