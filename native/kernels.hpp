@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "plan.hpp"
 
@@ -52,6 +53,10 @@ inline double dot(Index size, const double* a, const double* b) {
   double sum = 0;
   for (Index i = 0; i < size; ++i) sum += a[i] * b[i];
   return sum;
+}
+
+inline double dot(const std::vector<double>& a, const std::vector<double>& b) {
+  return dot(static_cast<Index>(a.size()), a.data(), b.data());
 }
 
 // As many columns of a panel, and as many vectors, are taken at once in what follows.

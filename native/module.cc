@@ -337,10 +337,11 @@ PyObject* problem_handlers(PyObject*, PyObject*) {
                          nullptr);
   };
   return Py_BuildValue(
-      "(NN{sNsNsNsNsNsNsN}N)", capsule(&traced::Call::id), capsule(&info), "vjp",
+      "(NN{sNsNsNsNsNsNsNsNsN}N)", capsule(&traced::Call::id), capsule(&info), "vjp",
       handler(traced::kVjp), "jvp", handler(traced::kJvp), "linearise",
       handler(traced::kLinearise), "solve", handler(traced::kSolve), "newton",
-      handler(traced::kNewton), "central", handler(traced::kCentral), "equilibrate",
+      handler(traced::kNewton), "minimise",
+      handler(traced::kMinimise), "shift", handler(traced::kShift), "central", handler(traced::kCentral), "equilibrate",
       handler(traced::kEquilibrate), handler(traced::kInstantiate));
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "accuracy.hpp"
 #include "differentiate.hpp"
 
 namespace diffqcp {
@@ -71,39 +72,13 @@ class Newton {
     return point;
   }
 
-  // The Python function scaled_error.
   double error_of(const Point& point, const std::vector<double>& v) const {
-    const auto size = [](const double* values, Index count) {
-      double largest = 0;
-      for (Index k = 0; k < count; ++k) largest = std::max(largest, std::abs(values[k]));
-      return largest;
-    };
     std::vector<double> dual(data_.q, data_.q + problem_.n), primal = point.s;
     problem_.add_P(data_.P, point.x.data(), dual.data());
     problem_.A.add_transposed(data_.A, point.y.data(), dual.data());
     for (Index k = 0; k < problem_.m; ++k) primal[k] -= data_.b[k];
     problem_.A.add_product(data_.A, point.x.data(), primal.data());
-
-    const double of_x = size(point.x.data(), problem_.n);
-    double largest = std::max(size(data_.q, problem_.n), size(data_.b, problem_.m));
-    if (largest == 0) largest = 1;
-    const double cap = largest / (100 * std::sqrt(options_.epsilon));
-    double error = 0, poison = 0;
-    const auto end = [&](double residual, double unit) {
-      error = std::max(error, std::abs(residual) / std::min(unit, cap));
-      poison += 0 * residual;
-    };
-    const double of_y = size(point.y.data(), problem_.m);
-    for (double residual : dual) end(residual, 1 + of_x + of_y);
-    const Index straight = problem_.zero + problem_.rays;
-    for (Index k = 0; k < straight; ++k) end(primal[k], 1 + of_x + std::abs(v[k]));
-    Index start = straight;
-    for (Index length : problem_.lengths) {
-      const double unit = 1 + of_x + size(v.data() + start, length);
-      for (Index k = start; k < start + length; ++k) end(primal[k], unit);
-      start += length;
-    }
-    return error + poison;
+    return scaled_error(problem_, options_.epsilon, data_, point.x, point.y, v, dual, primal);
   }
 
   const Problem& problem_;

@@ -46,12 +46,6 @@ class NullSpace {
       for (const auto& unit : basis_) subtract(unit, vector);
   }
 
-  static double dot(const std::vector<double>& a, const std::vector<double>& b) {
-    double sum = 0;
-    for (size_t k = 0; k < a.size(); ++k) sum += a[k] * b[k];
-    return sum;
-  }
-
   static void subtract(const std::vector<double>& unit, std::vector<double>& vector) {
     const double part = dot(unit, vector);
     for (size_t k = 0; k < vector.size(); ++k) vector[k] -= part * unit[k];

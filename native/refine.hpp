@@ -252,7 +252,7 @@ class Refinement {
       for (Index k = 0; k < n_; ++k) vector[k] = part[k] / units[k];
       for (int repeat = 0; repeat < 2; ++repeat)
         for (const auto& unit : basis) NullSpace::subtract(unit, vector);
-      if (!(std::sqrt(NullSpace::dot(vector, vector)) > trace * size))
+      if (!(std::sqrt(dot(vector, vector)) > trace * size))
         return NullSpace(std::move(basis), units);
       if (departure(part, product) > kDeparted) break;
       NullSpace::normalise(vector);

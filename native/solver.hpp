@@ -241,8 +241,8 @@ class Solver {
     Factorisation(K_, lapack_.gemm).multiply<1>(values, rest.data(), normal.data());
     double largest = 0;
     for (Index e = 0; e < K_.entries; ++e) largest = std::max(largest, std::abs(values[e]));
-    const double whole = largest * std::sqrt(NullSpace::dot(r, r));
-    return std::sqrt(NullSpace::dot(normal, normal)) <= small * whole;
+    const double whole = largest * std::sqrt(dot(r, r));
+    return std::sqrt(dot(normal, normal)) <= small * whole;
   }
 
   // r - K z.

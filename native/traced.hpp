@@ -10,8 +10,10 @@
 #include <vector>
 
 #include "batch.hpp"
+#include "least_shift.hpp"
 #include "newton.hpp"
 #include "parallel.hpp"
+#include "proximal.hpp"
 #include "units.hpp"
 
 namespace diffqcp::traced {
@@ -45,7 +47,7 @@ struct Call {
   std::shared_ptr<const Problem> shared;
   Options options;
   bool polish;
-  int32_t newton_steps, patience;
+  int32_t steps, patience;
 
   const Problem& problem() const { return *shared; }
 };
@@ -70,7 +72,7 @@ inline ffi::ErrorOr<std::unique_ptr<Call>> instantiate(ffi::Dictionary attribute
   read("epsilon", call->options.epsilon);
   read("worth", call->options.worth);
   read("polish", call->polish);
-  read("newton_steps", call->newton_steps);
+  read("steps", call->steps);
   read("patience", call->patience);
   if (!missing.empty())
     return ffi::Unexpected(ffi::Error::InvalidArgument(missing + ": expected it"));
@@ -169,7 +171,7 @@ struct Polish {
   static void run(const Call& call, const Inputs& in, const Outputs& out) {
     const Given given = given_of(in);
     const Newton newton(call.problem(), call.options, given.data);
-    const auto [point, steps] = newton.run(given.solution, call.newton_steps, call.patience);
+    const auto [point, steps] = newton.run(given.solution, call.steps, call.patience);
     std::copy(point.x.begin(), point.x.end(), out[0]);
     std::copy(point.y.begin(), point.y.end(), out[1]);
     std::copy(point.s.begin(), point.s.end(), out[2]);
@@ -185,6 +187,45 @@ struct Central {
   static void run(const Call& call, const Inputs& in, const Outputs& out) {
     central_point(call.problem(), call.options, {in[0], in[1], in[2], in[3]},
                   {out[0], out[1], out[2]});
+  }
+};
+
+// (P, A, q, b, x, y, s, (there is a start, it is exact), free) -> (x, y, s, (error, status,
+// steps)). The multipliers of rows that are not zero in `free` have any sign.
+struct Minimise {
+  static Lengths in(const Problem& problem) {
+    return given_lengths(problem) + Lengths{2, problem.m};
+  }
+  static Lengths out(const Problem& problem) {
+    return solution_lengths(problem) + Lengths{3};
+  }
+  static void run(const Call& call, const Inputs& in, const Outputs& out) {
+    const Given given = given_of(in);
+    Proximal proximal(call.problem(), call.options.epsilon, given.data, in[8]);
+    const bool begins = in[7][0] != 0, known = in[7][1] != 0;
+    const auto found =
+        proximal.minimise(begins ? &given.solution : nullptr, known, call.steps);
+    std::copy(found.x.begin(), found.x.end(), out[0]);
+    std::copy(found.y.begin(), found.y.end(), out[1]);
+    std::copy(found.s.begin(), found.s.end(), out[2]);
+    out[3][0] = found.error;
+    out[3][1] = found.status;
+    out[3][2] = found.steps;
+  }
+};
+
+// (A, b, a point inside of K) -> (t, (whether it is known to be the smallest one, steps))
+struct Shift {
+  static Lengths in(const Problem& problem) {
+    return {static_cast<int64_t>(problem.A.count()), problem.m, problem.m};
+  }
+  static Lengths out(const Problem& problem) { return {problem.m, 2}; }
+  static void run(const Call& call, const Inputs& in, const Outputs& out) {
+    LeastShift least(call.problem(), call.options.epsilon, in[0], in[1], in[2]);
+    const auto found = least.run(call.steps);
+    std::copy(found.t.begin(), found.t.end(), out[0]);
+    out[1][0] = found.known;
+    out[1][1] = found.steps;
   }
 };
 
@@ -299,6 +340,8 @@ XLA_FFI_DEFINE_HANDLER(kLinearise, Guarded<compute<Linearise>>::call, binding())
 XLA_FFI_DEFINE_HANDLER(kSolve, Guarded<compute<Solve>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kNewton, Guarded<compute<Polish>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kCentral, Guarded<compute<Central>>::call, binding());
+XLA_FFI_DEFINE_HANDLER(kMinimise, Guarded<compute<Minimise>>::call, binding());
+XLA_FFI_DEFINE_HANDLER(kShift, Guarded<compute<Shift>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kEquilibrate, Guarded<compute<Equilibrate>>::call, binding());
 
 }  // namespace diffqcp::traced

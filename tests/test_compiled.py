@@ -26,15 +26,17 @@ from diffqcp import (
     QCPStructureDense,
 )
 from diffqcp._arrays import as_jax
+from diffqcp._closest import ClosestRecipe, search_closest
 from diffqcp._compiled import is_compiled
 from diffqcp._extension import extension
 from diffqcp._problem import Problem, problem_of
 from diffqcp._scaling import equilibrate
-from diffqcp.forward import Newton
+from diffqcp.forward import _proximal, Newton, Proximal, Start, Status
 from diffqcp.integrations.cvxpy import backward, device_qcp, host_qcp
 from diffqcp.linear_solve import AutoSolver, LU, select_solver
 
 from .helpers import entries, FAMILIES, host, host_data, worst
+from .infeasible import infeasible_problem
 from .reference import random_direction, random_problem
 
 
@@ -52,7 +54,7 @@ def rough(solution, size=1e-4):
 
 def without_calls(monkeypatch):
     """Programs do without the extension, but for the factorisation of `K`."""
-    for module in (_differentiate, _newton, _search):
+    for module in (_differentiate, _newton, _search, _proximal):
         monkeypatch.setattr(module, "in_programs", lambda *_: False)
 
 
@@ -149,6 +151,67 @@ def test_same_solutions_as_jax(dtype, smoothing, monkeypatch):
     )
     close = 1e-10 if dtype == np.float64 else 3e-3
     assert worst(got, expected) < close
+
+
+CONES = {"z": 2, "l": 3, "q": [3, 4], "s": [2], "ep": 1, "ed": 1, "p": [0.4, -0.7]}
+
+
+@pytest.mark.parametrize("dims", [CONES, {"z": 3, "l": 9}], ids=["mixed", "polyhedral"])
+def test_proximal_method_is_that_of_jax(dims, monkeypatch):
+    """The same steps, from zero and from a start, to rounding errors."""
+    items = [random_problem(dims, seed, order="upper") for seed in range(4)]
+    structure = QCPStructureDense(*items[0][0][:2], dims, psd_order="upper")
+    data = tuple(
+        np.stack([getattr(problem, name).ravel() for problem, _ in items])
+        for name in ("P", "A", "q", "b")
+    )
+    data[0][3] = 0  # an LP, without a bound
+    starts = [np.stack(parts) for parts in zip(*(x for _, x in items), strict=True)]
+    starts = tuple(part + 1e-3 for part in starts)
+
+    def solve(data, start):
+        cold = Proximal().solve(structure, data, None)
+        return cold, Proximal().solve(structure, data, Start(start, jnp.asarray(False)))
+
+    got = jax.jit(jax.vmap(solve))(data, starts)
+    without_calls(monkeypatch)
+    expected = jax.jit(jax.vmap(lambda *both: solve(*both)))(data, starts)
+    for own, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(own.status, other.status)
+        assert (own.status[:3] == Status.SOLVED).all()
+        assert np.abs(own.iterations - other.iterations)[:3].max() <= 1
+        for part, truth in zip(own[:3], other[:3], strict=True):
+            # Rounding errors times the condition of K.
+            np.testing.assert_allclose(part[:3], truth[:3], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["l", "z", "all"])
+def test_closest_feasible_is_that_of_jax(kind, monkeypatch):
+    """The shift, and the solution relative to the face that it exposes."""
+    core, rest, few = {
+        "l": ({"l": 6}, {"z": 1, "l": 2}, 1),
+        "z": ({"z": 4}, {"l": 2}, 2),
+        "all": ({"z": 1, "l": 2, "q": [3], "s": [2], "ep": 1}, {"l": 1, "p": [0.4]}, 4),
+    }[kind]
+    items = [infeasible_problem(core, rest, few, 6, seed) for seed in range(3)]
+    problem = items[0][0]
+    structure = QCPStructureDense(problem.P, problem.A, problem.dims, psd_order="upper")
+    data = [
+        np.stack([getattr(item, name).ravel() for item, _ in items])
+        for name in ("P", "A", "q", "b")
+    ]
+    recipe = ClosestRecipe(structure, Proximal())
+    got = jax.jit(jax.vmap(lambda *data: search_closest(recipe, data, None)))(*data)
+    without_calls(monkeypatch)
+    expected = jax.jit(jax.vmap(lambda *data: search_closest(recipe, data, None)))(*data)
+    np.testing.assert_array_equal(got.status, expected.status)
+    assert (got.status == Status.CLOSEST_FEASIBLE).all()
+    for k, (_, shift) in enumerate(items):
+        np.testing.assert_allclose(got.shift[k], shift, rtol=0, atol=1e-12)
+    # Multipliers of rows that contradict each other are not unique.
+    for name in ("x", "s"):
+        truth = getattr(expected, name)
+        np.testing.assert_allclose(getattr(got, name), truth, rtol=0, atol=1e-10)
 
 
 def test_units_are_those_of_jax():

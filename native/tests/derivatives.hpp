@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "../differentiate.hpp"
+#include "../least_shift.hpp"
+#include "../proximal.hpp"
 #include "common.hpp"
 
 namespace diffqcp::tests {
@@ -233,6 +235,39 @@ inline void check_adjoint(const Problem& problem, const Options& options,
   REQUIRE(std::abs(left - right) <= 1e-8 * scale);
 }
 
+// What is called solved satisfies the optimality conditions, and the least shift is
+// orthogonal to the range of A.
+inline void check_proximal(const Problem& problem, const Drawn& drawn, Random& random) {
+  const Given given = drawn.given();
+  Numbers free(problem.m, 0.0), inside(problem.m, 0.0), y(problem.m);
+  for (double& entry : free) entry = random.below(8) == 0;
+  const bool starts = random.below(2) == 0;
+  Proximal proximal(problem, DBL_EPSILON, given.data, free.data());
+  const auto found =
+      proximal.minimise(starts ? &given.solution : nullptr, false, 100);
+  if (found.status == kSolved) {
+    Numbers dual = drawn.q, primal = found.s, v = found.y;
+    for (Index k = 0; k < problem.m; ++k) v[k] -= found.s[k];
+    problem.add_P(given.data.P, found.x.data(), dual.data());
+    problem.A.add_transposed(given.data.A, found.y.data(), dual.data());
+    problem.A.add_product(given.data.A, found.x.data(), primal.data());
+    for (Index k = 0; k < problem.m; ++k) primal[k] -= drawn.b[k];
+    const double scale = 1 + size(found.x) + size(found.y) + size(found.s);
+    REQUIRE(size(dual) <= 1e-9 * scale);
+    REQUIRE(size(primal) <= 1e-9 * scale);
+    DualFace(problem, free.data()).project(v, y);
+    REQUIRE(distance(y, found.y) <= 1e-9 * scale);
+  }
+  LeastShift least(problem, DBL_EPSILON, given.data.A, given.data.b, inside.data());
+  const auto shift = least.run(100);
+  if (!shift.known) return;
+  Numbers pulled(problem.n, 0.0);
+  problem.A.add_transposed(given.data.A, shift.t.data(), pulled.data());
+  REQUIRE(size(pulled) <= 1e-7 * (size(drawn.A) + 1) * (size(drawn.b) + 1));
+  problem.cone.project(shift.t.data(), y.data());
+  REQUIRE(distance(y, shift.t) <= 1e-9 * (1 + size(shift.t)));
+}
+
 inline void check_derivatives(Random& random) {
   Draft draft(random);
   const Problem problem(draft.parts, draft.exponents, Lapack{gemm, eigen});
@@ -243,6 +278,9 @@ inline void check_derivatives(Random& random) {
   const double smoothing = random.below(3) == 0 ? 0.1 * random.uniform() : 0;
   if (problem.m > 0) check_cone(problem, random.vector(problem.m), smoothing);
   check_adjoint(problem, options, drawn, smoothing, random);
+  for (double& bound : drawn.b)
+    if (std::isinf(bound)) bound = 1;
+  check_proximal(problem, drawn, random);
   // Values of any kind: no result is expected, but an end.
   constexpr double infinity = std::numeric_limits<double>::infinity();
   const double strange[] = {0.0, std::nan(""), infinity, 1e300, -1e300, 1e-300};
@@ -258,6 +296,10 @@ inline void check_derivatives(Random& random) {
                {P.data(), A.data(), q.data(), b.data()});
   if (report.solved)
     for (double entry : q) REQUIRE(std::isfinite(entry));
+  const Numbers none(problem.m, 0.0);
+  Proximal(problem, DBL_EPSILON, drawn.given().data, none.data())
+      .minimise(nullptr, false, 20);
+  LeastShift(problem, DBL_EPSILON, drawn.A.data(), drawn.b.data(), none.data()).run(20);
 }
 
 }  // namespace diffqcp::tests

@@ -52,7 +52,7 @@ from .cones import (
     SecondOrderCone,
     ZeroCone,
 )
-from .cones.dims import cones_of
+from .cones.dims import beyond, cones_of
 from .cones.faces import face
 from .cones.psd import triangle
 from .derivative import Data
@@ -131,7 +131,8 @@ def search_closest(recipe: ClosestRecipe, data: Data, start: Any) -> ClosestFoun
     scaling = equilibrate(structure, shifted)
     scaled = scaling.data(structure, shifted)
     first = None if start is None else Start(scaling.scale(start), ~finite)
-    problem = Problem(structure, scaled, exposed_cone(structure, t), solver)
+    free = None if beyond(structure.dims, ("z", "l")) else t > 0
+    problem = Problem(structure, scaled, exposed_cone(structure, t), free, solver)
     solution, _, status, steps = minimise(problem, first, forward.max_steps)
     x, y, s = scaling.restore(solution)
     # `y` is determined up to multiples of `t`. The one orthogonal to `t` is taken.

@@ -59,7 +59,7 @@ def newton(
     if callable(data):
         start, local = vary_together(start), data
     elif in_programs(structure, solver, start[0].dtype):
-        call = _traced.Call(structure, solver, newton_steps=max_steps, patience=patience)
+        call = _traced.Call(structure, solver, steps=max_steps, patience=patience)
         return _traced.newton(call, data, start)
     else:
         fixed, start = vary_together((data, start))

@@ -28,14 +28,14 @@ class Call(NamedTuple):
     """What of a call is static.
 
     - `polish`: whether a derivative is preceded by Newton steps.
-    - `newton_steps`, `patience`: the most steps of Newton's method, and after how many
-        steps without an improvement it ends.
+    - `steps`, `patience`: the most steps of a method, and after how many steps without an
+        improvement Newton's method ends.
     """
 
     structure: AbstractQCPStructure
     solver: lx.AbstractLinearSolver
     polish: bool = False
-    newton_steps: int = 0
+    steps: int = 0
     patience: int = 0
 
     def __call__(self, name: str, arguments: Any, *sizes: int) -> tuple[Array, ...]:
@@ -68,7 +68,7 @@ class Call(NamedTuple):
             epsilon=np.float64(eps),
             worth=np.float64(worth),
             polish=self.polish,
-            newton_steps=np.int32(self.newton_steps),
+            steps=np.int32(self.steps),
             patience=np.int32(self.patience),
         )
         return tuple(out)
@@ -155,6 +155,36 @@ def newton(
     n, m = call.structure.n, call.structure.m
     x, y, s, report = call("newton", (*data, *start), n, m, m, 2)
     return (x, y, s), report[0], report[1].astype(jnp.int32)
+
+
+def minimise(
+    call: Call, data: Any, start: Any, exact: Any, free: Bool[Array, " m"]
+) -> tuple[tuple[Array, Array, Array], Float[Array, ""], Array, Array]:
+    """As `diffqcp.forward._proximal.minimise`.
+
+    **Arguments:**
+
+    - `start`, `exact`: where to begin, and whether that is the solution; or None.
+    - `free`: the multipliers of these nonnegative rows have any sign.
+    """
+    n, m, dtype = call.structure.n, call.structure.m, data[2].dtype
+    if start is None:
+        begin, flags = tuple(jnp.zeros(size, dtype) for size in (n, m, m)), jnp.zeros(2)
+    else:
+        begin, flags = start, jnp.stack([jnp.asarray(True), exact])
+    flags, free = (part.astype(dtype) for part in (flags, free))
+    x, y, s, report = call("minimise", (*data, *begin, flags, free), n, m, m, 3)
+    status, steps = report[1:].astype(jnp.int32)
+    return (x, y, s), report[0], status, steps
+
+
+def least_shift(
+    call: Call, A: Array, b: Array, inside: Any
+) -> tuple[Float[Array, " m"], Bool[Array, ""], Array]:
+    """As `diffqcp.forward._proximal.least_shift`."""
+    m = call.structure.m
+    t, report = call("shift", (A, b, jnp.asarray(inside, b.dtype)), m, 2)
+    return t, report[0] > 0, report[1].astype(jnp.int32)
 
 
 def central_point(call: Call, data: Any) -> tuple[Array, Array, Array]:

@@ -12,6 +12,7 @@ from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, ArrayLike, Float, Integer, Real, ScalarLike
 
 from ._accuracy import finite_bounds
+from ._callbacks import host_callback
 from ._checks import as_numbers, as_vector, check_number
 from ._closest import ClosestRecipe, find_closest
 from ._differentiate import as_smoothing, Smoothing
@@ -385,11 +386,11 @@ def raise_unless_solved(status: Integer[Array, ""], arrays: _Arrays) -> _Arrays:
     # In a traced call a callback looks at the statuses, of a whole batch at once. The
     # solution is made to depend on its result, or it would be left out.
     shape = jax.ShapeDtypeStruct((), np.bool_)
-    fine = jax.pure_callback(_check, shape, status, vmap_method="expand_dims")
+    fine = host_callback(_check, shape, status, vmap_method="expand_dims")
     return jax.tree.map(lambda part: jnp.where(fine, part, jnp.nan), arrays)
 
 
-def _check(status: Array) -> np.ndarray:
+def _check(status: Array | np.ndarray) -> np.ndarray:
     """True for each, or an error."""
     codes = np.asarray(status)
     failed = np.argwhere(~np.isin(codes, SOLUTIONS))

@@ -39,7 +39,9 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
+from .. import _traced
 from .._accuracy import accurate_error, exact_error, scaled_error
+from .._compiled import in_programs
 from .._scaling import block_max
 from .._sharding import vary_together
 from ..cones import ConeJacobian, ProductCone
@@ -54,12 +56,29 @@ _RUNNING = -1  # no status yet
 
 
 class Problem(NamedTuple):
-    """A problem. `cone` is `K*`, or the cone that takes its place."""
+    """A problem.
+
+    - `cone`: `K*`, or the cone that takes its place.
+    - `free`: how these two differ, if at most in the rows of nonnegative cones: those
+        whose multipliers have any sign. None if they differ in others.
+    """
 
     structure: AbstractQCPStructure
     data: Data
     cone: ProductCone
+    free: Bool[Array, " m"] | None
     solver: lx.AbstractLinearSolver
+
+    @classmethod
+    def make(
+        cls,
+        structure: AbstractQCPStructure,
+        data: Data,
+        solver: lx.AbstractLinearSolver,
+    ) -> "Problem":
+        """With `K*` itself."""
+        free = jnp.zeros(structure.m, bool)
+        return cls(structure, data, structure.dual_cone, free, solver)
 
     @property
     def A(self) -> SparseMatrix:
@@ -153,6 +172,10 @@ def minimise(
     """
     structure, (_, _, q, b) = problem.structure, problem.data
     dtype = q.dtype
+    if problem.free is not None and in_programs(structure, problem.solver, dtype):
+        call = _traced.Call(structure, problem.solver, steps=max_steps)
+        begin, known = (None, None) if start is None else start
+        return _traced.minimise(call, problem.data, begin, known, problem.free)
     exact, accurate = exact_error(dtype), accurate_error(dtype)
     eps = float(jnp.finfo(dtype).eps)
     nearby = eps**0.45
@@ -421,6 +444,9 @@ def least_shift(
 
     **Returns:** `t`, whether it is known to be that, and the number of steps.
     """
+    if in_programs(structure, solver, b.dtype):
+        call = _traced.Call(structure, solver, steps=max_steps)
+        return _traced.least_shift(call, A, b, inside)
     eps = float(jnp.finfo(b.dtype).eps)
     cols = structure.A_matrix(A).col_sizes(jnp.ones_like(b))
     cols = 1 / jnp.where(cols > 0, cols, 1)
@@ -430,7 +456,7 @@ def least_shift(
     entries = A * cols[structure.A_pattern.cols]
     nothing = jnp.zeros(structure.P_pattern.nnz, b.dtype), jnp.zeros_like(cols)
     data = nothing[0], entries, nothing[1], b
-    problem = Problem(structure, data, structure.dual_cone, solver)
+    problem = Problem.make(structure, data, solver)
     small = eps**0.45
     sigma, inward = jnp.full_like(unit, small), small * jnp.asarray(inside, b.dtype)
 

@@ -35,8 +35,6 @@ class Proximal(AbstractForwardSolver):
         self, structure: AbstractQCPStructure, data: Data, start: Start | None
     ) -> Found:
         """From `start`, or from zero."""
-        problem = Problem(
-            structure, data, structure.dual_cone, AutoSolver(well_posed=True)
-        )
+        problem = Problem.make(structure, data, AutoSolver(well_posed=True))
         (x, y, s), _, status, steps = minimise(problem, start, self.max_steps)
         return Found(x, y, s, status, steps)
