@@ -2,6 +2,7 @@
 // expansion of second-order cones there.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -20,23 +21,22 @@ class Assembly {
 
   // In the order of the factorisation.
   void values(const double* P, const double* A, const Jacobian& D, double* K) const {
-    std::vector<double> entries;
-    entries.reserve(problem_.entries());
-    for (Index stored : problem_.upper) entries.push_back(P[stored]);
-    for (Index k = 0; k < problem_.m; ++k) entries.push_back(D.lam[k] - 1);
-    const size_t corner = problem_.upper.size();
+    std::vector<double> entries(problem_.entries());
+    double* next = entries.data();
+    for (Index stored : problem_.upper) *next++ = P[stored];
+    double* corner = next;
+    for (Index k = 0; k < problem_.m; ++k) *next++ = D.lam[k] - 1;
     for (size_t k = 0; k < problem_.blocks.size(); ++k) {
       const Block& block = problem_.blocks[k];
       if (block.size == 1) {
         for (size_t e = 0; e < block.entry.size(); ++e)
-          entries.push_back(std::sqrt(D.lam[block.start + block.place[e]]) *
-                            A[block.entry[e]]);
+          *next++ = std::sqrt(D.lam[block.start + block.place[e]]) * A[block.entry[e]];
       } else if (block.tau < 0) {
-        dense(problem_.cone.factors[k], block, A, D, entries);
+        next = dense(problem_.cone.factors[k], block, A, D, next);
       } else {
-        expanded(problem_.cone.factors[k], block, A, D, entries);
+        next = expanded(problem_.cone.factors[k], block, A, D, next);
         for (Index i = 0; i < block.dim(); ++i)
-          if (i % block.size >= 2) entries[corner + block.start + i] = -1;
+          if (i % block.size >= 2) corner[block.start + i] = -1;
       }
     }
     for (size_t k = 0; k < problem_.source.size(); ++k) K[k] = entries[problem_.source[k]];
@@ -90,9 +90,10 @@ class Assembly {
       body(*factor.cones[j], j * block.size, factor.frame + j * factor.first().frame());
   }
 
-  // L U'A on all of a cone's rows, for each of the columns that occur in them.
-  static void dense(const Repeated& factor, const Block& block, const double* A,
-                    const Jacobian& D, std::vector<double>& entries) {
+  // L U'A on all of a cone's rows, for each of the columns that occur in them. Returns the
+  // end of the entries that begin at `next`.
+  static double* dense(const Repeated& factor, const Block& block, const double* A,
+                       const Jacobian& D, double* next) {
     std::vector<double> column(block.size);
     for (size_t pair = 0; pair < block.pair_col.size(); ++pair) {
       const Index own = block.pair_cone[pair];
@@ -104,13 +105,13 @@ class Assembly {
       factor.cones[own]->rotate_back(D.frames + factor.frame + own * factor.first().frame(),
                                      column.data());
       const double* lam = D.lam + block.start + own * block.size;
-      for (Index i = 0; i < block.size; ++i)
-        entries.push_back(std::sqrt(lam[i]) * column[i]);
+      for (Index i = 0; i < block.size; ++i) *next++ = std::sqrt(lam[i]) * column[i];
     }
+    return next;
   }
 
-  static void expanded(const Repeated& factor, const Block& block, const double* A,
-                       const Jacobian& D, std::vector<double>& entries) {
+  static double* expanded(const Repeated& factor, const Block& block, const double* A,
+                          const Jacobian& D, double* next) {
     const double* lam = D.lam + block.start;
     std::vector<double> vector(block.dim());
     for (Index k = 0; k < 2; ++k) {
@@ -125,14 +126,15 @@ class Assembly {
           const Index e = block.by_pair[j];
           sum += vector[block.place[e]] * A[block.entry[e]];
         }
-        entries.push_back(std::sqrt(lam[block.pair_cone[pair] * block.size + k]) * sum);
+        *next++ = std::sqrt(lam[block.pair_cone[pair] * block.size + k]) * sum;
       }
-      entries.insert(entries.end(), vector.begin(), vector.end());
+      next = std::copy(vector.begin(), vector.end(), next);
     }
     const auto rest = [&](Index place) { return lam[place / block.size * block.size + 2]; };
     for (size_t e = 0; e < block.entry.size(); ++e)
-      entries.push_back(std::sqrt(rest(block.place[e])) * A[block.entry[e]]);
-    for (Index i = 0; i < block.dim(); ++i) entries.push_back(rest(i) - 1);
+      *next++ = std::sqrt(rest(block.place[e])) * A[block.entry[e]];
+    for (Index i = 0; i < block.dim(); ++i) *next++ = rest(i) - 1;
+    return next;
   }
 
   const Problem& problem_;

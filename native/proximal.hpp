@@ -70,12 +70,11 @@ class Proximal {
     int steps = 0;
     for (; status_ == kRunning && steps < max_steps; ++steps) {
       Point next = step();
-      const Best candidate{next.x, next.y, next.v, next.error};
+      if (next.error < best_.error) best_ = {next.x, next.y, next.v, next.error};
       if (polishing_)
         polished(std::move(next));
       else
         descended(std::move(next));
-      if (candidate.error < best_.error) best_ = candidate;
     }
     int status = status_ == kRunning ? kIterationLimit : status_;
     const bool open = status == kIterationLimit || status == kNumericalTrouble;
@@ -89,8 +88,8 @@ class Proximal {
  private:
   static constexpr double kEqualities = 100, kRho = 10, kSigma = 1e-2;
   static constexpr double kSlow = 0.25, kFaster = 3, kLargest = 1e6;
-  static constexpr double kCloser = 0.3, kSmallest = 1e-7, kNear = 1e-3;
-  static constexpr int kMostInner = 30;
+  static constexpr double kCloser = 0.3, kSmallest = 1e-7, kWidest = 1, kNear = 0.1;
+  static constexpr int kMany = 8, kMostInner = 30;
 
   struct Best {
     std::vector<double> x, y, v;
@@ -188,8 +187,8 @@ class Proximal {
       double& lam = D.lam[k];
       lam = polishing_ ? lam / (1 + near * lam) : rho(k) * lam / (1 + rho(k) * lam);
     }
-    auto [d, dy] =
-        system_.solve(std::move(D.lam), D.frames, polishing_ ? near : sigma_, upper, dual);
+    auto [d, dy] = system_.solve(std::move(D.lam), D.frames, polishing_ ? near : sigma_,
+                                 upper, dual, polishing_ ? epsilon_ : std::sqrt(epsilon_));
     const bool downhill = all_finite(d) && dot(gradient, d) < 0;
     if (!downhill && !polishing_) d = upper;
     const std::vector<double> Ad = multiply_A(d);
@@ -219,14 +218,18 @@ class Proximal {
     const double primal = largest(next.primal);
     const double floor =
         10 * epsilon_ * (1 + largest(next.y) + rho_ * (1 + largest(next.x)));
-    const double small = std::max(std::min(tol_, 0.3 * primal), floor);
+    const double small = std::max(std::min(tol_, primal), floor);
     const bool done = gradient <= small || inner_ >= kMostInner;
     if (next.error <= exact()) status_ = kSolved;
     if (done) status_ = certificate(next);
     if (!all_finite(next.x)) status_ = kNumericalTrouble;
     if (done) {
-      if (primal > kSlow * last_primal_) rho_ = std::min(rho_ * kFaster, kLargest);
-      sigma_ = std::max(sigma_ * kCloser, kSmallest);
+      if (inner_ >= kMany) {
+        sigma_ = std::min(sigma_ / kCloser, kWidest);
+      } else {
+        if (primal > kSlow * last_primal_) rho_ = std::min(rho_ * kFaster, kLargest);
+        sigma_ = std::max(sigma_ * kCloser, kSmallest);
+      }
       tol_ = std::max(0.3 * tol_, floor);
       last_primal_ = primal;
       polishing_ = next.error <= threshold_;
@@ -242,7 +245,7 @@ class Proximal {
   void polished(Point next) {
     const bool improved = next.error < outer_.error, good = next.error < 0.5 * outer_.error;
     // At the level of rounding errors no step improves any more.
-    const bool stalled = !good && std::min(next.error, best_.error) <= accurate();
+    const bool stalled = !good && best_.error <= accurate();
     if (next.error <= exact() || stalled) status_ = kSolved;
     if (improved) outer_ = std::move(next);
     if (!good) threshold_ = 0.1 * outer_.error;

@@ -31,6 +31,7 @@ from .forward import (
     Clarabel,
     Found,
     Function,
+    Proximal,
     Start,
     Status,
 )
@@ -96,9 +97,12 @@ def polish(
         claimed = status == Status.SOLVED
         status = jnp.where(claimed, jnp.int32(Status.INACCURATE), status)
         status = jnp.where(accurate, jnp.int32(Status.SOLVED), status)
-    settled = jnp.any(jnp.stack([status == final for final in _FINAL]))
     found = Found(x, y, s, status, jnp.asarray(found.iterations, jnp.int32))
-    return Candidate(found, error, settled)
+    return Candidate(found, error, _is_final(status))
+
+
+def _is_final(status: Integer[Array, ""]) -> Bool[Array, ""]:
+    return jnp.any(jnp.stack([status == final for final in _FINAL]))
 
 
 _PATIENCE = 2
@@ -234,6 +238,9 @@ def search(
         return _State(_choose(best, new), tries + 1)
 
     begin = _begin(structure, prepared, found)
+    if isinstance(forward, Proximal):  # what it has solved is as good as polished
+        settled = begin.settled | _is_final(begin.found.status)
+        begin = begin._replace(settled=settled)
     tries = jnp.zeros_like(begin.found.status)
     first_state = vary_together(_State(begin, tries))
     best = lax.while_loop(unfinished, body, first_state).best

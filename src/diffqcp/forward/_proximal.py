@@ -18,7 +18,9 @@ al., "ProxQP", 2022, for QPs; Li, Sun and Toh, 2020, for LPs.) A Newton step for
     (P + sigma I + rho A'D A) d = -gradient,
 
 the solution of the system of `diffqcp.kkt` with `P + sigma I` for `P` and
-`rho lam / (1 + rho lam)` for `lam`: quasi-definite, and never singular.
+`rho lam / (1 + rho lam)` for `lam`: quasi-definite, and never singular. After a
+minimisation `sigma` becomes smaller and, if the constraints have been violated about as
+much as before, `rho` larger; where it has taken many steps, `sigma` becomes larger.
 
 These steps move `x` alone, and rounding errors of `A x - b` enter `y` multiplied by
 `rho`. So near the solution they are followed by steps in `x` and `v = y - s` at once,
@@ -224,9 +226,10 @@ def minimise(
         gradient = _size(new.Px + new.Aty + q + sigma * (new.x - outer.x))
         primal = _size(new.Ax + (new.y - new.v) - b)
         floor = 10 * eps * (1 + _size(new.y) + rho * (1 + _size(new.x)))
-        small = jnp.maximum(jnp.minimum(state.tol, 0.3 * primal), floor)
+        small = jnp.maximum(jnp.minimum(state.tol, primal), floor)
         done = (gradient <= small) | (state.inner >= _MOST_INNER)
-        slow = primal > _SLOW * state.primal
+        hard = state.inner >= _MANY
+        slow = (primal > _SLOW * state.primal) & ~hard
         status = jnp.where(new.error <= exact, Status.SOLVED, _RUNNING)
         status = jnp.where(
             done, _certificate(problem, outer, new, rho * weight, status), status
@@ -235,7 +238,11 @@ def minimise(
         ended = state._replace(
             outer=new,
             rho=jnp.where(slow, jnp.minimum(rho * _FASTER, _LARGEST), rho),
-            sigma=jnp.maximum(sigma * _CLOSER, _SMALLEST),
+            sigma=jnp.where(
+                hard,
+                jnp.minimum(sigma / _CLOSER, _WIDEST),
+                jnp.maximum(sigma * _CLOSER, _SMALLEST),
+            ),
             tol=jnp.maximum(0.3 * state.tol, floor),
             primal=primal,
             polishing=new.error <= state.threshold,
@@ -298,9 +305,9 @@ def minimise(
 _EQUALITIES = 100.0
 _RHO, _SIGMA = 10.0, 1e-2
 _SLOW, _FASTER, _LARGEST = 0.25, 3.0, 1e6
-_CLOSER, _SMALLEST = 0.3, 1e-7
-_MOST_INNER = 30
-_NEAR = 1e-3
+_CLOSER, _SMALLEST, _WIDEST = 0.3, 1e-7, 1.0
+_MANY, _MOST_INNER = 8, 30
+_NEAR = 0.1
 
 
 def _size(vector: Float[Array, " d"]) -> Float[Array, ""]:
