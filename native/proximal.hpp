@@ -188,7 +188,7 @@ class Proximal {
       lam = polishing_ ? lam / (1 + near * lam) : rho(k) * lam / (1 + rho(k) * lam);
     }
     auto [d, dy] = system_.solve(std::move(D.lam), D.frames, polishing_ ? near : sigma_,
-                                 upper, dual, polishing_ ? epsilon_ : std::sqrt(epsilon_));
+                                 upper, dual, polishing_);
     const bool downhill = all_finite(d) && dot(gradient, d) < 0;
     if (!downhill && !polishing_) d = upper;
     const std::vector<double> Ad = multiply_A(d);

@@ -18,7 +18,7 @@ from diffqcp import (
     _differentiate,
     _newton,
     _problem,
-    _search,
+    _scaling,
     _traced,
     HostQCP,
     QCPSolver,
@@ -54,7 +54,7 @@ def rough(solution, size=1e-4):
 
 def without_calls(monkeypatch):
     """Programs do without the extension, but for the factorisation of `K`."""
-    for module in (_differentiate, _newton, _search, _proximal):
+    for module in (_differentiate, _newton, _scaling, _proximal):
         monkeypatch.setattr(module, "in_programs", lambda *_: False)
 
 

@@ -39,7 +39,7 @@ from ._accuracy import all_finite
 from ._convexity import is_convex
 from ._differentiate import linearise, Values
 from ._implicit import Extras, multiply_by, solve_by, somewhere, split
-from ._scaling import equilibrate
+from ._scaling import in_own_units
 from ._sharding import vary_together
 from .cones import (
     AbstractCone,
@@ -128,8 +128,7 @@ def search_closest(recipe: ClosestRecipe, data: Data, start: Any) -> ClosestFoun
         structure, A, b, interior(structure), solver, forward.max_steps
     )
     shifted = P, A, q, b + t
-    scaling = equilibrate(structure, shifted)
-    scaled = scaling.data(structure, shifted)
+    scaled, scaling = in_own_units(structure, shifted)
     first = None if start is None else Start(scaling.scale(start), ~finite)
     free = None if beyond(structure.dims, ("z", "l")) else t > 0
     problem = Problem(structure, scaled, exposed_cone(structure, t), free, solver)

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from . import _traced
+from ._compiled import in_programs
 from .derivative import Data, Solution
+from .linear_solve import AutoSolver
 from .sparsity import SparsityPattern
 from .structure import AbstractQCPStructure
 
@@ -96,6 +99,16 @@ def equilibrate(structure: AbstractQCPStructure, data: Data) -> Scaling:
 
 
 _STEPS = 5
+
+
+def in_own_units(structure: AbstractQCPStructure, data: Data) -> tuple[Data, Scaling]:
+    """The problem in the units of `equilibrate`, and these."""
+    solver = AutoSolver()
+    if in_programs(structure, solver, data[2].dtype):
+        scaled, units = _traced.equilibrate(_traced.Call(structure, solver), data)
+        return scaled, Scaling(*units)
+    scaling = equilibrate(structure, data)
+    return scaling.data(structure, data), scaling
 
 
 def _power_of_two(values: Array) -> Array:

@@ -16,13 +16,11 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from . import _traced
 from ._accuracy import accurate_error, all_finite
-from ._compiled import in_programs
 from ._convexity import is_convex
 from ._newton import newton
 from ._range_space import RangeSpace
-from ._scaling import equilibrate, Scaling
+from ._scaling import in_own_units, Scaling
 from ._sharding import vary_together
 from .derivative import Data, Solution
 from .forward import (
@@ -36,7 +34,7 @@ from .forward import (
     Status,
 )
 from .forward._host import unfamiliar
-from .linear_solve import AutoSolver, FrozenSolver
+from .linear_solve import FrozenSolver
 from .linear_solve.dense_range import SharedSpace
 from .structure import AbstractQCPStructure
 
@@ -131,13 +129,8 @@ def _prepare(
         _, _, q, b = data
         one = jnp.ones_like(q, shape=())
         scaling = Scaling(jnp.ones_like(q), jnp.ones_like(b), one)
-    elif in_programs(structure, AutoSolver(), data[2].dtype):
-        call = _traced.Call(structure, AutoSolver())
-        data, units = _traced.equilibrate(call, data)
-        scaling = Scaling(*units)
     else:
-        scaling = equilibrate(structure, data)
-        data = scaling.data(structure, data)
+        data, scaling = in_own_units(structure, data)
     start = None if start is None else scaling.scale(start)
     return _Prepared(data, start, scaling, finite)
 
