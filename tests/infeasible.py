@@ -53,6 +53,14 @@ def _inside(dims: dict[str, Any]) -> np.ndarray:
     return point
 
 
+def _close_to_flat(dims: dict[str, Any], t: np.ndarray) -> bool:
+    """Whether `t` is next to a flat part of an exponential cone, up to an exponential of a
+    large negative number: which face it exposes is then a matter of rounding errors.
+    """
+    blocks = [t[rows] for key, _, rows in _rows(dims) if key[0] == "e"]
+    return any(np.any((part != 0) & (abs(part) < 0.01 * abs(part).max())) for part in blocks)
+
+
 def infeasible_problem(
     core: dict[str, Any], rest: dict[str, Any], few: int, n: int, seed: int
 ) -> tuple[Problem, np.ndarray]:
@@ -60,8 +68,11 @@ def infeasible_problem(
     and `rest`, which could be satisfied, on all `n`; and the smallest shift.
     """
     rng = np.random.default_rng(seed)
-    v = rng.normal(size=_size(core))
-    t = project_dual(core, v, "upper")
+    while True:
+        v = rng.normal(size=_size(core))
+        t = project_dual(core, v, "upper")
+        if not _close_to_flat(core, t):
+            break
     B = rng.normal(size=(v.size, few))
     B -= np.outer(t, t @ B) / (t @ t)
     x = rng.normal(size=n)

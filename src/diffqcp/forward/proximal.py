@@ -7,7 +7,8 @@ from ._proximal import minimise, Problem
 
 
 class Proximal(AbstractForwardSolver):
-    """The proximal method of multipliers, all of it inside XLA, for all cones.
+    """The proximal method of multipliers, without a callback, for all cones: on CPUs by
+    the compiled extension, if it is installed, else inside XLA.
 
     Its Newton steps factorise systems that are never singular, so linear programs,
     dependent constraints and solutions that are not unique are no special cases, and it
