@@ -31,9 +31,9 @@ class LeastShift {
     std::vector<double> cols(problem.n, 0.0);
     for (size_t k = 0; k < A_.size(); ++k)
       cols[problem.A.cols[k]] = std::max(cols[problem.A.cols[k]], std::abs(A_[k]));
-    for (size_t k = 0; k < A_.size(); ++k) A_[k] /= cols[problem.A.cols[k]] > 0
-                                                        ? cols[problem.A.cols[k]]
-                                                        : 1;
+    for (double& size : cols)
+      if (size == 0) size = 1;
+    for (size_t k = 0; k < A_.size(); ++k) A_[k] /= cols[problem.A.cols[k]];
     unit_ = largest(b_) > 0 ? largest(b_) : 1;
     for (double& entry : b_) entry /= unit_;
     for (double& entry : inward_) entry *= small();

@@ -58,7 +58,23 @@ def _close_to_flat(dims: dict[str, Any], t: np.ndarray) -> bool:
     large negative number: which face it exposes is then a matter of rounding errors.
     """
     blocks = [t[rows] for key, _, rows in _rows(dims) if key[0] == "e"]
-    return any(np.any((part != 0) & (abs(part) < 0.01 * abs(part).max())) for part in blocks)
+    return any(
+        np.any((part != 0) & (abs(part) < 0.01 * abs(part).max())) for part in blocks
+    )
+
+
+def _determines(dims: dict[str, Any], v: np.ndarray, B: np.ndarray) -> bool:
+    """Whether all variables change the projection of `v + B x`. If not, a change of the
+    data can move them far away, until other constraints are violated.
+    """
+    small = 1e-6
+    moved = [
+        project_dual(dims, v + small * column, "upper")
+        - project_dual(dims, v - small * column, "upper")
+        for column in B.T
+    ]
+    sizes = np.linalg.svd(np.array(moved) / (2 * small), compute_uv=False)
+    return bool(sizes[-1] > 0.01)
 
 
 def infeasible_problem(
@@ -71,10 +87,10 @@ def infeasible_problem(
     while True:
         v = rng.normal(size=_size(core))
         t = project_dual(core, v, "upper")
-        if not _close_to_flat(core, t):
+        B = rng.normal(size=(v.size, few))
+        B -= np.outer(t, t @ B) / (t @ t)
+        if not _close_to_flat(core, t) and _determines(core, v, B):
             break
-    B = rng.normal(size=(v.size, few))
-    B -= np.outer(t, t @ B) / (t @ t)
     x = rng.normal(size=n)
     E = rng.normal(size=(_size(rest), n)) * (rng.random((_size(rest), n)) < 0.6)
     parts = {
