@@ -54,8 +54,8 @@ def _inside(dims: dict[str, Any]) -> np.ndarray:
 
 
 def _close_to_flat(dims: dict[str, Any], t: np.ndarray) -> bool:
-    """Whether `t` is next to a flat part of an exponential cone, up to an exponential of a
-    large negative number: which face it exposes is then a matter of rounding errors.
+    """Whether `t` is next to a flat part of an exponential cone: which face it exposes is
+    then a matter of rounding errors.
     """
     blocks = [t[rows] for key, _, rows in _rows(dims) if key[0] == "e"]
     return any(
