@@ -9,7 +9,7 @@
 
 namespace diffqcp {
 
-// The largest entry. NaN is ignored.
+// The largest absolute value. NaN is ignored.
 inline double largest(const double* values, Index count) {
   double size = 0;
   for (Index k = 0; k < count; ++k) size = std::max(size, std::abs(values[k]));
@@ -18,6 +18,12 @@ inline double largest(const double* values, Index count) {
 
 inline double largest(const std::vector<double>& values) {
   return largest(values.data(), static_cast<Index>(values.size()));
+}
+
+inline double sum_of_sizes(const std::vector<double>& vector) {
+  double sum = 0;
+  for (double entry : vector) sum += std::abs(entry);
+  return sum;
 }
 
 inline bool all_finite(const std::vector<double>& vector) {

@@ -100,7 +100,7 @@ struct Guarded<handler> {
       return handler(std::move(arguments)...);
     } catch (const std::bad_alloc&) {
       return ffi::Error(ffi::ErrorCode::kResourceExhausted,
-                        "not enough memory to factorise K or to solve with it");
+                        "not enough memory for a factorisation or a solve");
     } catch (const std::exception& exception) {
       return ffi::Error::Internal(exception.what());
     }

@@ -35,7 +35,8 @@ using Result = ffi::Result<ffi::AnyBuffer>;
 using Pivots = ffi::Buffer<ffi::S32>;
 using Dims = ffi::Span<const int64_t>;
 
-// An item of a result, as doubles, which are copied to their place if they are not there.
+// One item of a result, as doubles. If the result is float32, the destructor rounds them
+// into it.
 class Item {
  public:
   Item(Result& result, int64_t item, Index count)
@@ -76,13 +77,13 @@ inline bool same(Dims left, Dims right) {
   return left.size() == right.size() && std::equal(left.begin(), left.end(), right.begin());
 }
 
-// Whether the leading axes of an array are of length one or as those of another one. The
-// last `inner` axes, and the other one's last two, belong to an item.
-inline bool leads(Dims dims, Dims all, size_t inner) {
+// Whether the leading axes of an array are as those of another one or, in an argument, of
+// length one. The last `inner` axes, and the other one's last two, belong to an item.
+inline bool leads(Dims dims, Dims all, size_t inner, bool result = false) {
   if (dims.size() < inner || all.size() < 2) return false;
   if (dims.size() - inner != all.size() - 2) return false;
   for (size_t axis = 0; axis + inner < dims.size(); ++axis)
-    if (dims[axis] != 1 && dims[axis] != all[axis]) return false;
+    if (dims[axis] != all[axis] && (result || dims[axis] != 1)) return false;
   return true;
 }
 
@@ -92,12 +93,13 @@ inline bool fit(const Numbers& factors, const Numbers& rows, Numbers& solutions)
              given = rows.dimensions();
   return square(factors) && real(rows) && real(solutions) && leads(own, dims, 2) &&
          leads(given, dims, 2) && last(own) == last(dims) && last(given) == last(dims) &&
-         given[given.size() - 2] == dims[dims.size() - 2];
+         given[given.size() - 2] == dims[dims.size() - 2] &&
+         last(dims) * given[given.size() - 2] < (int64_t{1} << 31);
 }
 
 inline ffi::Error fault(const char* name, const char* expected) {
   return ffi::Error::InvalidArgument(std::string(name) + ": expected " + expected +
-                                     ", of an order of at most 46340");
+                                     ", with fewer than 2^31 entries");
 }
 
 // The eigenvalues of symmetric matrices, and the eigenvectors as rows. Both are NaN where a
@@ -106,7 +108,7 @@ inline ffi::Error eigh(ffi::ThreadPool pool, Numbers matrices, Result values,
                        Result vectors) {
   const Dims dims = matrices.dimensions(), short_dims = values->dimensions();
   if (!square(matrices) || !real(*values) || !real(*vectors) ||
-      !same(dims, vectors->dimensions()) || !leads(short_dims, dims, 1) ||
+      !same(dims, vectors->dimensions()) || !leads(short_dims, dims, 1, true) ||
       last(short_dims) != last(dims))
     return fault("eigh", "symmetric matrices");
   const Index n = static_cast<Index>(last(dims));
@@ -159,12 +161,12 @@ inline ffi::Error triangular(ffi::ThreadPool pool, Numbers factors, Numbers rows
   return ffi::Error::Success();
 }
 
-// Of the transposes, with pivots that only lu_solve reads.
+// The LU factors of the transposed matrices, and pivots, for lu_solve.
 inline ffi::Error lu(ffi::ThreadPool pool, Numbers matrices, Result factors,
                      ffi::Result<Pivots> pivots) {
   const Dims dims = matrices.dimensions(), short_dims = pivots->dimensions();
   if (!square(matrices) || !real(*factors) || !same(dims, factors->dimensions()) ||
-      !leads(short_dims, dims, 1) || last(short_dims) != last(dims))
+      !leads(short_dims, dims, 1, true) || last(short_dims) != last(dims))
     return fault("lu", "square matrices");
   int n = static_cast<int>(last(dims));
   parallel(pool, items(dims, 2), [&](int64_t item) {

@@ -43,10 +43,9 @@ class LeastShift {
     Quasidefinite system(problem_, nothing_.data(), A_.data());
     std::vector<double> t = b_, gradient(problem_.n);
     double last = std::numeric_limits<double>::infinity();
-    bool done = false;
+    bool done = false, finite = true;
     int steps = 0;
-    for (; !done && steps < max_steps; ++steps) {
-      const std::vector<double> before = x_;
+    for (; finite && !done && steps < max_steps; ++steps) {
       const double length = step(system, t, gradient);
       const double size = largest(gradient), floor = 10 * epsilon_ * (1 + largest(x_));
       done = size <= floor || largest(t) <= floor;
@@ -54,8 +53,11 @@ class LeastShift {
       done = done || (size > 0.5 * last && last <= kStalled * floor);
       done = done || length <= epsilon_ * largest(x_);
       last = size;
+      finite = all_finite(t) && all_finite(gradient);
     }
-    return conclude(std::move(t), gradient, done, steps);
+    Result result = conclude(std::move(t), gradient, done, steps);
+    result.known = result.known && finite;
+    return result;
   }
 
  private:
@@ -107,10 +109,8 @@ class LeastShift {
   Result conclude(std::vector<double> t, const std::vector<double>& gradient, bool solved,
                   int steps) const {
     const double size = 1 + largest(x_), noise = kNoise * epsilon_ * size;
-    double sum = 0;
-    for (double entry : gradient) sum += std::abs(entry);
     const bool tiny = largest(t) <= noise;
-    const bool proven = dot(t, t) >= kProven * sum * size && solved;
+    const bool proven = dot(t, t) >= kProven * sum_of_sizes(gradient) * size && solved;
     const auto clean = [&](Index start, Index length) {
       const bool keep = !tiny && largest(t.data() + start, length) > noise;
       for (Index k = start; k < start + length; ++k) t[k] = keep ? unit_ * t[k] : 0;

@@ -337,12 +337,12 @@ PyObject* problem_handlers(PyObject*, PyObject*) {
                          nullptr);
   };
   return Py_BuildValue(
-      "(NN{sNsNsNsNsNsNsNsNsN}N)", capsule(&traced::Call::id), capsule(&info), "vjp",
-      handler(traced::kVjp), "jvp", handler(traced::kJvp), "linearise",
-      handler(traced::kLinearise), "solve", handler(traced::kSolve), "newton",
-      handler(traced::kNewton), "minimise",
-      handler(traced::kMinimise), "shift", handler(traced::kShift), "central", handler(traced::kCentral), "equilibrate",
-      handler(traced::kEquilibrate), handler(traced::kInstantiate));
+      "(NN{sNsNsNsNsNsNsNsNsN}N)", capsule(&traced::Call::id), capsule(&info),
+      "vjp", handler(traced::kVjp), "jvp", handler(traced::kJvp),
+      "linearise", handler(traced::kLinearise), "solve", handler(traced::kSolve),
+      "newton", handler(traced::kNewton), "minimise", handler(traced::kMinimise),
+      "shift", handler(traced::kShift), "central", handler(traced::kCentral),
+      "equilibrate", handler(traced::kEquilibrate), handler(traced::kInstantiate));
 }
 
 // register(problem, key): the calls of a program know a problem by its key.
@@ -446,15 +446,15 @@ bool set(Function*& pointer, const char* module, const char* name, const char* k
 }  // namespace
 
 PyMODINIT_FUNC PyInit__ldl() {
-  constexpr const char *blas = "scipy.linalg.cython_blas",
-                       *lapack = "scipy.linalg.cython_lapack";
-  auto& [symmetric, potrf, trsm, getrf, getrs] = diffqcp::dense::routines;
-  if (!set(symmetric.gemm, blas, "dgemm", "cciiiddididdi") ||
-      !set(symmetric.eigen, lapack, "dsyevd", "ccididdiiii") ||
-      !set(potrf, lapack, "dpotrf", "cidii") ||
-      !set(trsm, blas, "dtrsm", "cccciiddidi") ||
-      !set(getrf, lapack, "dgetrf", "iidiii") ||
-      !set(getrs, lapack, "dgetrs", "ciidiidii"))
+  constexpr const char *of_blas = "scipy.linalg.cython_blas",
+                       *of_lapack = "scipy.linalg.cython_lapack";
+  auto& [basic, potrf, trsm, getrf, getrs] = diffqcp::dense::routines;
+  if (!set(basic.gemm, of_blas, "dgemm", "cciiiddididdi") ||
+      !set(basic.eigen, of_lapack, "dsyevd", "ccididdiiii") ||
+      !set(potrf, of_lapack, "dpotrf", "cidii") ||
+      !set(trsm, of_blas, "dtrsm", "cccciiddidi") ||
+      !set(getrf, of_lapack, "dgetrf", "iidiii") ||
+      !set(getrs, of_lapack, "dgetrs", "ciidiidii"))
     return nullptr;
   return PyModule_Create(&definition);
 }

@@ -1,5 +1,6 @@
 // The proximal method of multipliers: what the Python module diffqcp.forward._proximal does
-// with JAX, with the same steps and the same tests. The mathematics is described there.
+// with JAX, with the same steps and the same tests, but that directions of a minimisation
+// are not refined. The mathematics is described there.
 #pragma once
 
 #include <algorithm>
@@ -269,16 +270,11 @@ class Proximal {
     cone_.project(along, rest);  // zero along a ray, where A d is in -K
     const double unit = std::max(largest(projected), tiny);
     for (double& entry : projected) entry /= unit;
-    const auto sum = [](const std::vector<double>& vector) {
-      double total = 0;
-      for (double entry : vector) total += std::abs(entry);
-      return total;
-    };
     const double support = dot(b_, projected);
-    if (support < -tiny && sum(multiply_transposed(projected)) <= -support / huge)
+    if (support < -tiny && sum_of_sizes(multiply_transposed(projected)) <= -support / huge)
       return kInfeasible;
     const double slope = dot(q_, d) / size;
-    double moved = sum(rest);
+    double moved = sum_of_sizes(rest);
     for (Index j = 0; j < n; ++j) moved += std::abs(next.Px[j] - outer_.Px[j]) / size;
     return slope < -tiny && moved <= -slope / huge ? kUnbounded : status_;
   }

@@ -62,7 +62,7 @@ def test_factorisations(size, dtype):
 
 
 def test_derivatives():
-    """Of `L'L = A` and of solves, by products."""
+    """Of `L L' = A` and of solves, by products."""
     rng = np.random.default_rng(0)
     matrix, change = definite(rng, 2, 6, np.float64)
     rows, moved = rng.normal(size=(2, 3, 6))

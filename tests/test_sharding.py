@@ -76,6 +76,16 @@ np.testing.assert_allclose(jax.jit(sharded)(q), solve(q), rtol=0, atol=1e-15)
 gradient = jax.vmap(jax.grad(lambda q: jnp.sum(solver(P, A, q, b).x ** 2)))
 sharded = jax.shard_map(gradient, mesh=mesh, in_specs=spec, out_specs=spec)
 np.testing.assert_allclose(jax.jit(sharded)(q), gradient(q), rtol=0, atol=1e-15)
+bounds = jnp.stack([b, -b] * 4)  # x >= -1, or without a feasible point, as x <= 1
+A = jnp.concatenate([A, -A])
+solver = QCPSolver(QCPStructureDense(P, A, {"l": 6}), closest_feasible=True, throw=False)
+gradient = jax.vmap(
+    jax.grad(lambda b, q: jnp.sum(solver(P, A, q, jnp.concatenate([b, b])).x ** 2))
+)
+sharded = jax.shard_map(gradient, mesh=mesh, in_specs=spec, out_specs=spec)
+got, expected = jax.jit(sharded)(bounds, q), gradient(bounds, q)
+np.testing.assert_allclose(got, expected, rtol=0, atol=1e-14)
+assert jnp.abs(expected).max() > 0.1
 """
 
 

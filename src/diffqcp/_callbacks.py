@@ -40,7 +40,10 @@ def _read(buffer: Any) -> np.ndarray:
 
 
 def _write(buffer: Any, array: Any) -> None:
-    np.asarray(buffer)[...] = array
+    target, array = np.asarray(buffer), np.asarray(array)
+    if array.shape != target.shape:
+        raise ValueError(f"expected a result of shape {target.shape}, got {array.shape}")
+    target[...] = array
 
 
 def _words_callback(

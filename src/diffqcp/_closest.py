@@ -38,7 +38,7 @@ from jaxtyping import Array, Float
 from ._accuracy import all_finite
 from ._convexity import is_convex
 from ._differentiate import linearise, Values
-from ._implicit import Extras, multiply_by, solve_by, somewhere, split
+from ._implicit import Extras, multiply_by, solve_by, somewhere, split, times_one
 from ._scaling import in_own_units
 from ._sharding import vary_together
 from .cones import (
@@ -250,7 +250,7 @@ def closest_tangents(
 
     right = jnp.concatenate([-r1, r2 + dt, turned])
     moved = lax.custom_linear_solve(multiply, right, solve, solve_transposed)
-    dx, dy, ds = split(moved, structure.n)
+    dx, dy, ds = split(times_one(moved, y), structure.n)
     return dx, dy, ds, dt
 
 
@@ -318,7 +318,7 @@ def _solve_shift(
     moved = lax.custom_linear_solve(
         multiply, jnp.concatenate(right), solve, solve_transposed
     )
-    return split(moved, structure.n)[1]
+    return split(times_one(moved, place), structure.n)[1]
 
 
 @partial(jax.jit, static_argnames="structure")

@@ -20,8 +20,8 @@ def extension() -> Any:
 
 @functools.cache
 def ffi_target(name: str) -> str:
-    """What JAX calls a function of the extension's for a single matrix: `"factorise"`,
-    `"solve"` or `"eigh"`.
+    """What JAX calls one of the functions `handlers` of native/module.cc, which are for a
+    single matrix.
     """
     target = f"diffqcp_{name}_matrix"
     jax.ffi.register_ffi_target(target, extension().handlers()[name], platform="cpu")

@@ -127,8 +127,16 @@ def _tangents(
     # One vector, since JAX wants all of a right-hand side to be linear, and not a part.
     right = jnp.concatenate([-r1, r2, jnp.zeros_like(r2)])
     moved = jax.lax.custom_linear_solve(multiply, right, solve, solve_transposed)
-    dx, dy, ds = split(moved, structure.n)
+    dx, dy, ds = split(times_one(moved, y), structure.n)
     return dx, dy, ds
+
+
+def times_one(moved: Array, y: Array) -> Array:
+    """The same numbers. As they depend on the solution, so does their cotangent, also for a
+    loss that is linear in `x`: JAX does not differentiate `custom_linear_solve` where the
+    right-hand side has no tangent, but the matrix of `solve` has one.
+    """
+    return moved * (1 + 0 * jnp.sum(y))
 
 
 def split(vector: Array, n: int) -> list[Array]:

@@ -4,8 +4,8 @@ On CPUs, JAX divides a batch of matrices into tasks for its threads and waits, o
 these threads, until they are done. A program that makes two such calls at the same time,
 or one on each of several devices, may wait for ever (seen with jaxlib 0.10.2, for
 eigenvectors on two cores, and for Cholesky factorisations on four devices). The extension
-never waits for an idle thread, so on CPUs it is called instead, if it is installed. Both
-call the same LAPACK.
+never waits for an idle thread, so on CPUs it is called instead, if it is installed, but
+for the derivatives of these functions themselves. Both call the same LAPACK.
 """
 
 import functools
@@ -23,9 +23,14 @@ from ._extension import extension, ffi_target
 from ._sharding import vary_together
 
 
-def _calls_extension(array: Array) -> bool:
-    known = array.dtype in (np.float32, np.float64)
-    return known and jax.default_backend() == "cpu" and extension() is not None
+def _calls_extension(*arrays: Array) -> bool:
+    known = all(array.dtype in _KNOWN for array in arrays)
+    fits = all(array.size < 2**31 for array in arrays)  # LAPACK's integers have 32 bits
+    on_cpu = jax.default_backend() == "cpu"
+    return known and fits and on_cpu and extension() is not None
+
+
+_KNOWN = np.dtype(np.float32), np.dtype(np.float64)
 
 
 def _call(name: str, results: Any, *arrays: Array, **attributes: bool) -> Any:
@@ -40,14 +45,15 @@ def _like(array: Array) -> jax.ShapeDtypeStruct:
 
 def _as_of_jax(reference: Callable) -> Callable[[Callable], Callable]:
     """A decorator of functions that call the extension. Where it cannot be called,
-    `reference` is, which has the same arguments and results. The derivatives are its own.
+    `reference` is, which has the same arguments and results. `reference` also gives the
+    derivatives.
     """
 
     def decorate(function: Callable) -> Callable:
         @jax.custom_jvp
         @functools.wraps(function)
         def either(*arrays: Array) -> Any:
-            return (function if _calls_extension(arrays[0]) else reference)(*arrays)
+            return (function if _calls_extension(*arrays) else reference)(*arrays)
 
         @either.defjvp
         def _(primals: tuple, tangents: tuple) -> tuple:
@@ -124,7 +130,7 @@ def lu_solve(
     factors: tuple[Float[Array, "d d"], Integer[Array, " d"]],
     vector: Float[Array, " d"],
 ) -> Float[Array, " d"]:
-    """`A^-1 vector`, for what `lu_factor` has returned of `A`."""
-    if not _calls_extension(factors[0]):
+    """`A^-1 vector`, for what `lu_factor` has returned of `A`. Has no derivative."""
+    if not _calls_extension(factors[0], vector):
         return jsl.lu_solve(factors, vector)
     return _call("lu_solve", _like(vector[None]), *factors, vector[None])[0]

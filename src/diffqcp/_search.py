@@ -231,7 +231,7 @@ def search(
         return _State(_choose(best, new), tries + 1)
 
     begin = _begin(structure, prepared, found)
-    if isinstance(forward, Proximal):  # what it has solved is as good as polished
+    if isinstance(forward, Proximal):  # has taken Newton steps by itself
         settled = begin.settled | _is_final(begin.found.status)
         begin = begin._replace(settled=settled)
     tries = jnp.zeros_like(begin.found.status)

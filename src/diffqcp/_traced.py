@@ -71,7 +71,8 @@ class Call(NamedTuple):
             steps=np.int32(self.steps),
             patience=np.int32(self.patience),
         )
-        return tuple(out)
+        # What comes out is of one type with what went in.
+        return vary_together((tuple(out), arguments))[0]
 
 
 @functools.cache

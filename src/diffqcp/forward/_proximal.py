@@ -257,7 +257,7 @@ def minimise(
         outer = state.outer
         improved, good = new.error < outer.error, new.error < 0.5 * outer.error
         # At the level of rounding errors no step improves any more.
-        stalled = ~good & (jnp.minimum(new.error, state.best.error) <= accurate)
+        stalled = ~good & (jnp.fmin(new.error, state.best.error) <= accurate)
         status = jnp.where((new.error <= exact) | stalled, Status.SOLVED, _RUNNING)
         outer = _where(improved, new, outer)
         threshold = jnp.where(good, state.threshold, 0.1 * outer.error)

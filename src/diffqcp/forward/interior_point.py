@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from .._checks import check_number
 from .._lapack import cho_solve, cholesky
 from .._range_space import RangeSpace
+from .._sharding import vary_together
 from ..cones.dims import beyond
 from ..derivative import Data
 from ..structure import AbstractQCPStructure
@@ -104,7 +105,7 @@ class InteriorPoint(AbstractForwardSolver):
                 new = lax.while_loop(unfinished, partial(body, own), _first(own))
                 return new._replace(steps=old.steps + new.steps)
 
-            state = lax.while_loop(unfinished, again, found)
+            state = lax.while_loop(unfinished, again, vary_together(found))
         else:
             first = _first(problem)
             state = lax.while_loop(unfinished, partial(body, problem), first)
@@ -184,8 +185,8 @@ def _by_elimination(
     dz = found.solve(left)
     dx, dy = eliminated.restore(inner, outer, dz)
     last = _judge(problem, state(x + dx, y + dy, z + dz), tol)
-    solved = last.error <= accept
-    return last._replace(status=jnp.where(solved, Status.SOLVED, _RUNNING))
+    status = jnp.where(last.error <= accept, Status.SOLVED, _RUNNING)
+    return last._replace(status=status.astype(jnp.int32))
 
 
 def _mv(matrix: Float[Array, "r c"], vector: Float[Array, " c"]) -> Float[Array, " r"]:
