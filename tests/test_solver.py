@@ -220,6 +220,18 @@ def test_one_forward_solve_a_call():
     assert len(calls) == 5
 
 
+def test_hessian_of_a_loss_that_is_linear():
+    """The projection of `-q` onto a ball, whose cotangent does not depend on anything."""
+    A, b = jnp.concatenate([jnp.zeros((1, 3)), -jnp.eye(3)]), jnp.array([1.0, 0, 0, 0])
+
+    def loss(q):
+        return jnp.sum(diffqcp.solve(jnp.eye(3), A, q, b, {"q": [4]}).x)
+
+    q = jnp.array([1.0, -2.0, 0.5])
+    expected = jax.hessian(lambda q: -jnp.sum(q / jnp.sqrt(q @ q)))(q)
+    np.testing.assert_allclose(jax.hessian(loss)(q), expected, rtol=0, atol=1e-10)
+
+
 def infeasible_batch(size, bad):
     """minimise |x - c|^2 s.t. x <= u, -x <= -l: infeasible where u < l."""
     rng = np.random.default_rng(0)

@@ -132,9 +132,9 @@ def _tangents(
 
 
 def times_one(moved: Array, y: Array) -> Array:
-    """The same numbers. As they depend on the solution, so does their cotangent, also for a
-    loss that is linear in `x`: JAX does not differentiate `custom_linear_solve` where the
-    right-hand side has no tangent, but the matrix of `solve` has one.
+    """The same numbers. As they depend on the solution, so does their cotangent, even for
+    a loss that is linear in `x`. JAX does not differentiate `custom_linear_solve` where
+    the right-hand side has no tangent, but the matrix of `solve` has one.
     """
     return moved * (1 + 0 * jnp.sum(y))
 
