@@ -232,7 +232,7 @@ def search(
 
     begin = _begin(structure, prepared, found)
     if isinstance(forward, Proximal):  # has taken Newton steps by itself
-        settled = begin.settled | _is_final(begin.found.status)
+        settled = begin.settled | _is_final(jnp.asarray(begin.found.status))
         begin = begin._replace(settled=settled)
     tries = jnp.zeros_like(begin.found.status)
     first_state = vary_together(_State(begin, tries))
