@@ -86,7 +86,7 @@ class LeastShift {
     problem_.cone.jacobian(inner.data(), 0, D.lam.data(), D.frames.data());
     for (double& lam : D.lam) lam /= 1 + lam;
     std::vector<double> d = system.solve(std::move(D.lam), D.frames, small(), upper,
-                                         std::vector<double>(m, 0.0), true).first;
+                                         std::vector<double>(m, 0.0)).first;
     if (!(all_finite(d) && dot(own, d) < 0)) d = upper;
     const double first = dot(own, d);
     std::vector<double> Ad(m, 0.0);

@@ -1,6 +1,5 @@
 // The proximal method of multipliers: what the Python module diffqcp.forward._proximal does
-// with JAX, with the same steps and the same tests, but that directions of a minimisation
-// are not refined. The mathematics is described there.
+// with JAX, with the same steps and the same tests. The mathematics is described there.
 #pragma once
 
 #include <algorithm>
@@ -189,7 +188,7 @@ class Proximal {
       lam = polishing_ ? lam / (1 + near * lam) : rho(k) * lam / (1 + rho(k) * lam);
     }
     auto [d, dy] = system_.solve(std::move(D.lam), D.frames, polishing_ ? near : sigma_,
-                                 upper, dual, polishing_);
+                                 upper, dual);
     const bool downhill = all_finite(d) && dot(gradient, d) < 0;
     if (!downhill && !polishing_) d = upper;
     const std::vector<double> Ad = multiply_A(d);

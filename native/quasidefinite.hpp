@@ -21,11 +21,10 @@ class Quasidefinite {
         values_(K_.entries), panels_(K_.size()), inverse_(K_.n), proximal_(K_.n),
         shift_(K_.n) {}
 
-  // w and u = U L t with K [w; t] = [upper; L U'dual], to rounding errors or, if a direction
-  // is all that is wanted, as the factors have it.
+  // w and u = U L t with K [w; t] = [upper; L U'dual], to rounding errors.
   std::pair<std::vector<double>, std::vector<double>> solve(
       std::vector<double> lam, const std::vector<double>& frames, double sigma,
-      const std::vector<double>& upper, const std::vector<double>& dual, bool exact) {
+      const std::vector<double>& upper, const std::vector<double>& dual) {
     if (sigma != sigma_ || lam != lam_ || frames != frames_) {
       lam_ = std::move(lam);
       frames_ = frames;
@@ -40,8 +39,7 @@ class Quasidefinite {
     std::copy(lower.begin(), lower.end(), vector.begin() + n);
     assembly_.expand(D, vector.data());
     for (Index k = 0; k < order; ++k) r[k] = vector[K_.pivots[k]];
-    // With expanded cones the factors are those of another matrix.
-    const std::vector<double> z = refined(r, exact || order > n + problem_.m);
+    const std::vector<double> z = refined(r);
     for (Index k = 0; k < order; ++k) vector[K_.pivots[k]] = z[k];
     assembly_.contract(D, vector.data());
     std::vector<double> u = to_dual(problem_, D, vector.data() + n);
@@ -69,13 +67,12 @@ class Quasidefinite {
         .factorise(values_.data(), shift_.data(), panels_.data(), inverse_.data());
   }
 
-  std::vector<double> refined(const std::vector<double>& r, bool exact) const {
+  std::vector<double> refined(const std::vector<double>& r) const {
     constexpr int most = 4;
     constexpr double small = 0x1p-50;
     const Factorisation factorisation(K_, problem_.lapack.gemm);
     std::vector<double> z = r, rest(K_.n);
     factorisation.solve<1>(panels_.data(), inverse_.data(), z.data());
-    if (!exact) return z;
     const double size = largest(r);
     double last = std::numeric_limits<double>::infinity();
     for (int step = 0; step < most; ++step) {

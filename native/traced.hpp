@@ -1,6 +1,6 @@
-// Whole derivatives, Newton's method and the proximal one, as XLA FFI calls: what the Python module
-// diffqcp._traced calls under jax.jit. The problem belongs to the executable, which finds it
-// by its key.
+// Whole derivatives, Newton's method and the proximal one, as XLA FFI calls: what the Python
+// module diffqcp._traced calls under jax.jit. The problem belongs to the executable, which
+// finds it by its key.
 #pragma once
 
 #include <memory>

@@ -177,10 +177,8 @@ def test_proximal_method_is_that_of_jax(dims, monkeypatch):
     without_calls(monkeypatch)
     expected = jax.jit(jax.vmap(lambda *both: solve(*both)))(data, starts)
     for own, other in zip(got, expected, strict=True):
-        for found in (own, other):
-            assert (found.status[:3] == Status.SOLVED).all()
-            # While `x` grows without end, rounding errors decide when that is seen.
-            assert found.status[3] in (Status.UNBOUNDED, Status.ITERATION_LIMIT)
+        np.testing.assert_array_equal(own.status, other.status)
+        assert (own.status[:3] == Status.SOLVED).all()
         assert np.abs(own.iterations - other.iterations)[:3].max() <= 1
         for part, truth in zip(own[:3], other[:3], strict=True):
             # Rounding errors times the condition of K.
