@@ -128,6 +128,11 @@ def by_moreau(problem: Problem, cotangent: np.ndarray) -> Prepared:
     return as_solver(problem, cotangent, Moreau(tol=1e-10))
 
 
+def by_proximal(problem: Problem, cotangent: np.ndarray) -> Prepared:
+    """The same by the proximal method."""
+    return as_solver(problem, cotangent, diffqcp.Proximal())
+
+
 def as_qp(problem: Problem, cotangent: np.ndarray) -> Prepared:
     """`diffqcp.solve_qp`, whose interior-point method is a part of the program."""
 
@@ -163,6 +168,7 @@ def as_program(problem: Problem, cotangent: np.ndarray) -> Prepared:
 OURS = {
     "diffqcp, solve_qp": as_qp,
     "diffqcp, QCPSolver": as_solver,
+    "diffqcp, QCPSolver by Proximal": by_proximal,
     "diffqcp, QCPSolver by moreau": by_moreau,
     "diffqcp, Program.at": as_program,
 }

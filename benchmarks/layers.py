@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from cvxpylayers.torch import CvxpyLayer
 
-from diffqcp import Clarabel
+from diffqcp import Clarabel, Proximal
 from diffqcp.integrations.cvxpylayers import DiffQCP
 
 
@@ -103,6 +103,7 @@ SOLVERS: dict[str, Callable[[], Any]] = {
     "diffqcp": DiffQCP,
     "diffqcp, no warm starts": lambda: DiffQCP(warm_start=False),
     "diffqcp, solved by Clarabel": lambda: DiffQCP(Clarabel()),
+    "diffqcp, solved by Proximal": lambda: DiffQCP(Proximal()),
     "DIFFCP (default)": lambda: "DIFFCP",
     "MOREAU": lambda: "MOREAU",
 }

@@ -9,17 +9,6 @@
 
 namespace diffqcp {
 
-// The largest absolute value. NaN is ignored.
-inline double largest(const double* values, Index count) {
-  double size = 0;
-  for (Index k = 0; k < count; ++k) size = std::max(size, std::abs(values[k]));
-  return size;
-}
-
-inline double largest(const std::vector<double>& values) {
-  return largest(values.data(), static_cast<Index>(values.size()));
-}
-
 inline double sum_of_sizes(const std::vector<double>& vector) {
   double sum = 0;
   for (double entry : vector) sum += std::abs(entry);

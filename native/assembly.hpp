@@ -15,6 +15,16 @@ struct Jacobian {
   const double *lam, *frames;
 };
 
+// One that keeps them.
+struct Spectral {
+  std::vector<double> lam, frames;
+
+  Spectral() = default;
+  explicit Spectral(const Problem& problem) : lam(problem.m), frames(problem.cone.frame) {}
+
+  Jacobian view() const { return {lam.data(), frames.data()}; }
+};
+
 class Assembly {
  public:
   explicit Assembly(const Problem& problem) : problem_(problem) {}

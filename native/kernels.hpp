@@ -1,6 +1,8 @@
 // Loops over columns of dense panels, compiled for vector instructions.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -57,6 +59,20 @@ inline double dot(Index size, const double* a, const double* b) {
 
 inline double dot(const std::vector<double>& a, const std::vector<double>& b) {
   return dot(static_cast<Index>(a.size()), a.data(), b.data());
+}
+
+// The largest absolute value. NaN is ignored.
+inline double largest(const double* values, size_t count) {
+  double sizes[4] = {0, 0, 0, 0};
+  size_t k = 0;
+  for (; k + 4 <= count; k += 4)
+    for (size_t i = 0; i < 4; ++i) sizes[i] = std::max(sizes[i], std::abs(values[k + i]));
+  for (; k < count; ++k) sizes[0] = std::max(sizes[0], std::abs(values[k]));
+  return std::max(std::max(sizes[0], sizes[1]), std::max(sizes[2], sizes[3]));
+}
+
+inline double largest(const std::vector<double>& values) {
+  return largest(values.data(), values.size());
 }
 
 // As many columns of a panel, and as many vectors, are taken at once in what follows.

@@ -27,7 +27,8 @@ class LeastShift {
              const double* inside)
       : problem_(problem), epsilon_(epsilon), A_(A, A + problem.A.count()),
         b_(b, b + problem.m), nothing_(problem.P.count(), 0.0),
-        inward_(inside, inside + problem.m), x_(problem.n, 0.0), Ax_(problem.m, 0.0) {
+        inward_(inside, inside + problem.m), x_(problem.n, 0.0), Ax_(problem.m, 0.0),
+        system_(problem, nothing_.data(), A_.data()) {
     std::vector<double> cols(problem.n, 0.0);
     for (size_t k = 0; k < A_.size(); ++k)
       cols[problem.A.cols[k]] = std::max(cols[problem.A.cols[k]], std::abs(A_[k]));
@@ -40,13 +41,12 @@ class LeastShift {
   }
 
   Result run(int max_steps) {
-    Quasidefinite system(problem_, nothing_.data(), A_.data());
     std::vector<double> t = b_, gradient(problem_.n);
     double last = std::numeric_limits<double>::infinity();
     bool done = false, finite = true;
     int steps = 0;
     for (; finite && !done && steps < max_steps; ++steps) {
-      const double length = step(system, t, gradient);
+      const double length = step(t, gradient);
       const double size = largest(gradient), floor = 10 * epsilon_ * (1 + largest(x_));
       done = size <= floor || largest(t) <= floor;
       // At the level of rounding errors no step improves any more.
@@ -67,8 +67,7 @@ class LeastShift {
 
   // A Newton step: x_ and its products, t and the gradient become the new ones. Returns its
   // length.
-  double step(Quasidefinite& system, std::vector<double>& t,
-              std::vector<double>& gradient) {
+  double step(std::vector<double>& t, std::vector<double>& gradient) {
     const Index n = problem_.n, m = problem_.m;
     std::vector<double> place = Ax_, inner(m);
     for (Index k = 0; k < m; ++k) {
@@ -76,32 +75,29 @@ class LeastShift {
       inner[k] = place[k] + inward_[k];
     }
     problem_.cone.project(place.data(), t.data());
-    std::vector<double> own(n, 0.0), upper(n);
-    problem_.A.add_transposed(A_.data(), t.data(), own.data());
+    std::vector<double> own(n), upper(n), d, u, Ad(m);
+    problem_.A.multiply_transposed(A_.data(), t, own);
     for (Index j = 0; j < n; ++j) upper[j] = -own[j];
     // Constraints that the last step has satisfied are at zero up to rounding errors. Those
     // that the next one would violate again at once are to count as active, and so all of
     // them do: otherwise many steps are taken to and fro.
-    Spectral D{std::vector<double>(m), std::vector<double>(problem_.cone.frame)};
+    Spectral D(problem_);
     problem_.cone.jacobian(inner.data(), 0, D.lam.data(), D.frames.data());
     for (double& lam : D.lam) lam /= 1 + lam;
-    std::vector<double> d = system.solve(std::move(D.lam), D.frames, small(), upper,
-                                         std::vector<double>(m, 0.0)).first;
+    system_.solve(D, small(), upper, std::vector<double>(m, 0.0), d, u);
     if (!(all_finite(d) && dot(own, d) < 0)) d = upper;
     const double first = dot(own, d);
-    std::vector<double> Ad(m, 0.0);
-    problem_.A.add_product(A_.data(), d.data(), Ad.data());
+    problem_.A.multiply(A_.data(), d, Ad);
     const Slope slope{first - dot(t, Ad), small() * dot(d, d), first, Ad};
-    Stepped end = line_search(slope, place, Ad, false,
-                              [&](const std::vector<double>& z, std::vector<double>& y) {
-                                problem_.cone.project(z.data(), y.data());
-                              });
+    Stepped end(problem_);
+    const auto project = [&](const std::vector<double>& z, std::vector<double>& y) {
+      problem_.cone.project(z.data(), y.data());
+    };
+    line_search(slope, place, Ad, false, project, end);
     for (Index j = 0; j < n; ++j) x_[j] += end.length * d[j];
-    std::fill(Ax_.begin(), Ax_.end(), 0.0);
-    problem_.A.add_product(A_.data(), x_.data(), Ax_.data());
+    problem_.A.multiply(A_.data(), x_, Ax_);
     t = std::move(end.y);
-    std::fill(gradient.begin(), gradient.end(), 0.0);
-    problem_.A.add_transposed(A_.data(), t.data(), gradient.data());
+    problem_.A.multiply_transposed(A_.data(), t, gradient);
     return end.length * largest(d);
   }
 
@@ -127,6 +123,7 @@ class LeastShift {
   const Problem& problem_;
   double epsilon_, unit_ = 1;
   std::vector<double> A_, b_, nothing_, inward_, x_, Ax_;
+  Quasidefinite system_;
 };
 
 }  // namespace diffqcp

@@ -5,8 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <utility>
 #include <vector>
+
+#include "problem.hpp"
 
 namespace diffqcp {
 
@@ -18,19 +19,20 @@ struct Slope {
 
 // The end of a step of length t: place + t path, and its projection.
 struct Stepped {
-  double length;
+  double length = 0;
   std::vector<double> z, y;
+
+  explicit Stepped(const Problem& problem) : z(problem.m), y(problem.m) {}
 };
 
-// A step at whose end the slope of a convex function is close to zero; or one of length 1
-// without a search.
+// `end` becomes that of a step at whose end the slope of a convex function is close to zero;
+// or that of one of length 1, without a search.
 template <typename Project>
-Stepped line_search(const Slope& terms, const std::vector<double>& place,
-                    const std::vector<double>& path, bool at_once,
-                    const Project& project) {
+void line_search(const Slope& terms, const std::vector<double>& place,
+                 const std::vector<double>& path, bool at_once, const Project& project,
+                 Stepped& end) {
   constexpr int most = 30;
   constexpr double enough = 0.1;
-  Stepped end{1, place, place};
   const auto go = [&](double length) {
     end.length = length;
     for (size_t k = 0; k < place.size(); ++k) end.z[k] = place[k] + length * path[k];
@@ -60,7 +62,6 @@ Stepped line_search(const Slope& terms, const std::vector<double>& place,
     }
     slope = go(length);
   }
-  return end;
 }
 
 }  // namespace diffqcp

@@ -20,11 +20,6 @@ struct Given {
   Solution<const double> solution;
 };
 
-// D at a point: see Jacobian.
-struct Spectral {
-  std::vector<double> lam, frames;
-};
-
 // D v, which is the projection of v, as projections are homogeneous.
 inline std::vector<double> projection(const Problem& problem, const Jacobian& D,
                                       const double* v) {
@@ -84,12 +79,11 @@ class Linearised {
   };
 
   Products multiply(const std::vector<double>& x, const std::vector<double>& y) const {
-    Products result{std::vector<double>(problem_.n, 0.0),
-                    std::vector<double>(problem_.n, 0.0),
-                    std::vector<double>(problem_.m, 0.0)};
-    problem_.add_P(P_, x.data(), result.Px.data());
-    problem_.A.add_transposed(A.data(), y.data(), result.pulled.data());
-    problem_.A.add_product(A.data(), x.data(), result.Ax.data());
+    Products result{std::vector<double>(problem_.n), std::vector<double>(problem_.n),
+                    std::vector<double>(problem_.m)};
+    problem_.multiply_P(P_, x, result.Px);
+    problem_.A.multiply_transposed(A.data(), y, result.pulled);
+    problem_.A.multiply(A.data(), x, result.Ax);
     return result;
   }
 

@@ -90,7 +90,7 @@ class Newton {
 inline void central_point(const Problem& problem, const Options& options,
                           const Data<const double>& data, const Solution<double>& out) {
   const Pattern K = problem.pattern();
-  Spectral D{std::vector<double>(problem.m), std::vector<double>(problem.cone.frame)};
+  Spectral D(problem);
   const std::vector<double> apex(problem.m, 0.0);
   problem.cone.jacobian(apex.data(), 0, D.lam.data(), D.frames.data());
   std::fill(D.lam.begin(), D.lam.end(), 0.5);

@@ -3,6 +3,7 @@
 // changes, so any number of threads may use it.
 #pragma once
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -35,6 +36,18 @@ struct Places {
   }
   void add_transposed(const double* A, const double* x, double* y) const {
     for (size_t k = 0; k < rows.size(); ++k) y[cols[k]] += A[k] * x[rows[k]];
+  }
+
+  // y = A x, and y = A'x.
+  void multiply(const double* A, const std::vector<double>& x,
+                std::vector<double>& y) const {
+    std::fill(y.begin(), y.end(), 0.0);
+    add_product(A, x.data(), y.data());
+  }
+  void multiply_transposed(const double* A, const std::vector<double>& x,
+                           std::vector<double>& y) const {
+    std::fill(y.begin(), y.end(), 0.0);
+    add_transposed(A, x.data(), y.data());
   }
 };
 
@@ -135,6 +148,13 @@ struct Problem {
       }
       y[row] += sum;
     }
+  }
+
+  // That product itself.
+  void multiply_P(const double* values, const std::vector<double>& x,
+                  std::vector<double>& y) const {
+    std::fill(y.begin(), y.end(), 0.0);
+    add_P(values, x.data(), y.data());
   }
 
  private:

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <utility>
 #include <vector>
 
 #include "accuracy.hpp"
@@ -19,45 +18,41 @@ class Quasidefinite {
   Quasidefinite(const Problem& problem, const double* P, const double* A)
       : problem_(problem), P_(P), A_(A), K_(problem.pattern()), assembly_(problem),
         values_(K_.entries), panels_(K_.size()), inverse_(K_.n), proximal_(K_.n),
-        shift_(K_.n) {}
+        shift_(K_.n), vector_(K_.n), r_(K_.n), z_(K_.n), rest_(K_.n) {}
 
-  // w and u = U L t with K [w; t] = [upper; L U'dual], to rounding errors.
-  std::pair<std::vector<double>, std::vector<double>> solve(
-      std::vector<double> lam, const std::vector<double>& frames, double sigma,
-      const std::vector<double>& upper, const std::vector<double>& dual) {
-    if (sigma != sigma_ || lam != lam_ || frames != frames_) {
-      lam_ = std::move(lam);
-      frames_ = frames;
+  // w and u = U L t with K [w; t] = [upper; L U'dual], but for a residual far smaller.
+  void solve(const Spectral& D, double sigma, const std::vector<double>& upper,
+             const std::vector<double>& dual, std::vector<double>& w,
+             std::vector<double>& u) {
+    if (sigma != sigma_ || D.lam != D_.lam || D.frames != D_.frames) {
+      D_ = D;
       sigma_ = sigma;
       factorise();
     }
-    const Jacobian D{lam_.data(), frames_.data()};
     const Index n = problem_.n, order = problem_.order;
-    std::vector<double> vector(order), r(order);
-    const std::vector<double> lower = from_dual(problem_, D, dual.data());
-    std::copy(upper.begin(), upper.end(), vector.begin());
-    std::copy(lower.begin(), lower.end(), vector.begin() + n);
-    assembly_.expand(D, vector.data());
-    for (Index k = 0; k < order; ++k) r[k] = vector[K_.pivots[k]];
-    const std::vector<double> z = refined(r);
-    for (Index k = 0; k < order; ++k) vector[K_.pivots[k]] = z[k];
-    assembly_.contract(D, vector.data());
-    std::vector<double> u = to_dual(problem_, D, vector.data() + n);
-    vector.resize(n);
-    return {std::move(vector), std::move(u)};
+    const std::vector<double> lower = from_dual(problem_, D_.view(), dual.data());
+    std::copy(upper.begin(), upper.end(), vector_.begin());
+    std::copy(lower.begin(), lower.end(), vector_.begin() + n);
+    assembly_.expand(D_.view(), vector_.data());
+    for (Index k = 0; k < order; ++k) r_[k] = vector_[K_.pivots[k]];
+    refine();
+    for (Index k = 0; k < order; ++k) vector_[K_.pivots[k]] = z_[k];
+    assembly_.contract(D_.view(), vector_.data());
+    w.assign(vector_.begin(), vector_.begin() + n);
+    u = to_dual(problem_, D_.view(), vector_.data() + n);
   }
 
  private:
-  // In rows where the proximal term and lam < 1 are no pivots large enough, as in those of
-  // expanded cones, a shift is added that the refinement takes back.
+  // A shift that the refinement takes back keeps the pivots of expanded cones, which have no
+  // proximal term, from zero, and says what the least pivot of any other row is.
   void factorise() {
-    constexpr double relative = 0x1p-34;
-    assembly_.values(P_, A_, {lam_.data(), frames_.data()}, values_.data());
+    constexpr double relative = 0x1p-44, expanded = 0x1p-34;
+    assembly_.values(P_, A_, D_.view(), values_.data());
     std::vector<double> tiny(problem_.order, 0.0);
     const Index n = problem_.n;
     std::fill(tiny.begin(), tiny.begin() + n, relative * sigma_);
-    for (Index k = 0; k < problem_.m; ++k) tiny[n + k] = -relative * (1 - lam_[k]);
-    assembly_.expand_shift(tiny.data(), relative);
+    for (Index k = 0; k < problem_.m; ++k) tiny[n + k] = -relative * (1 - D_.lam[k]);
+    assembly_.expand_shift(tiny.data(), expanded);
     for (Index k = 0; k < K_.n; ++k) {
       const Index row = K_.pivots[k];
       proximal_[k] = row < n ? sigma_ : 0;
@@ -67,33 +62,35 @@ class Quasidefinite {
         .factorise(values_.data(), shift_.data(), panels_.data(), inverse_.data());
   }
 
-  std::vector<double> refined(const std::vector<double>& r) const {
+  // z_ from r_, with a residual that is small enough for a direction: from 1e-10 on, problems
+  // without a bound take more steps until that is seen, or it is not seen at all.
+  void refine() {
     constexpr int most = 4;
-    constexpr double small = 0x1p-50;
+    constexpr double small = 0x1p-40;
     const Factorisation factorisation(K_, problem_.lapack.gemm);
-    std::vector<double> z = r, rest(K_.n);
-    factorisation.solve<1>(panels_.data(), inverse_.data(), z.data());
-    const double size = largest(r);
+    z_ = r_;
+    factorisation.solve<1>(panels_.data(), inverse_.data(), z_.data());
+    const double size = largest(r_);
     double last = std::numeric_limits<double>::infinity();
     for (int step = 0; step < most; ++step) {
-      factorisation.multiply<1>(values_.data(), z.data(), rest.data());
-      for (Index k = 0; k < K_.n; ++k) rest[k] = r[k] - rest[k] - proximal_[k] * z[k];
-      const double left = largest(rest);
+      factorisation.multiply<1>(values_.data(), z_.data(), rest_.data());
+      for (Index k = 0; k < K_.n; ++k) rest_[k] = r_[k] - rest_[k] - proximal_[k] * z_[k];
+      const double left = largest(rest_);
       if (!(left > small * size) || !(left < 0.5 * last)) break;
       last = left;
-      factorisation.solve<1>(panels_.data(), inverse_.data(), rest.data());
-      for (Index k = 0; k < K_.n; ++k) z[k] += rest[k];
+      factorisation.solve<1>(panels_.data(), inverse_.data(), rest_.data());
+      for (Index k = 0; k < K_.n; ++k) z_[k] += rest_[k];
     }
-    return z;
   }
 
   const Problem& problem_;
   const double *P_, *A_;
   Pattern K_;
   Assembly assembly_;
-  std::vector<double> values_, panels_, inverse_, proximal_, shift_;  // in pivots' order
-  std::vector<double> lam_, frames_;
+  Spectral D_;
   double sigma_ = -1;
+  std::vector<double> values_, panels_, inverse_, proximal_, shift_;  // in pivots' order
+  std::vector<double> vector_, r_, z_, rest_;  // for a solution
 };
 
 }  // namespace diffqcp

@@ -12,9 +12,7 @@ namespace diffqcp {
 
 // Entries below this size are rounding errors, which no scaling is to make large.
 inline double negligible(const Pattern& K, const double* values) {
-  double largest = 0;
-  for (Index e = 0; e < K.entries; ++e) largest = std::max(largest, std::abs(values[e]));
-  return 1e-14 * largest;
+  return 1e-14 * largest(values, K.entries);
 }
 
 // The numbers c of an equilibrated K: the largest entry of each row of C K C, C = diag(c),

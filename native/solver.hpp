@@ -239,9 +239,7 @@ class Solver {
     const std::vector<double> rest = residual(values, r, z);
     std::vector<double> normal(K_.n);
     Factorisation(K_, lapack_.gemm).multiply<1>(values, rest.data(), normal.data());
-    double largest = 0;
-    for (Index e = 0; e < K_.entries; ++e) largest = std::max(largest, std::abs(values[e]));
-    const double whole = largest * std::sqrt(dot(r, r));
+    const double whole = largest(values, K_.entries) * std::sqrt(dot(r, r));
     return std::sqrt(dot(normal, normal)) <= small * whole;
   }
 

@@ -114,11 +114,6 @@ class System {
   // Of the size of P and of A, as the Python method AbstractQuasidefiniteSolver._shift has
   // it.
   void initial_shift(const double* P, const double* A, double* shift) const {
-    const auto largest = [](const double* values, size_t count) {
-      double size = 0;
-      for (size_t k = 0; k < count; ++k) size = std::max(size, std::abs(values[k]));
-      return size;
-    };
     double size_P = largest(P, problem_.P.count());
     double size_A = largest(A, problem_.A.count());
     if (size_P == 0) size_P = size_A;

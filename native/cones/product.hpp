@@ -36,6 +36,12 @@ class ProductCone {
   }
 
   void project(const double* v, double* p) const {
+    if (rows.empty()) {
+      for_each([&](const Cone& cone, Index start, int64_t) {
+        cone.project(v + start, p + start);
+      });
+      return;
+    }
     std::vector<double> coordinates = stacked(v);
     std::vector<double> out(dim);
     for_each([&](const Cone& cone, Index start, int64_t) {
