@@ -30,9 +30,9 @@ class Assembly {
   explicit Assembly(const Problem& problem) : problem_(problem) {}
 
   // In the order of the factorisation.
-  void values(const double* P, const double* A, const Jacobian& D, double* K) const {
-    std::vector<double> entries(problem_.entries());
-    double* next = entries.data();
+  void values(const double* P, const double* A, const Jacobian& D, double* K) {
+    entries_.resize(problem_.entries());
+    double* next = entries_.data();
     for (Index stored : problem_.upper) *next++ = P[stored];
     double* corner = next;
     for (Index k = 0; k < problem_.m; ++k) *next++ = D.lam[k] - 1;
@@ -49,7 +49,7 @@ class Assembly {
           if (i % block.size >= 2) corner[block.start + i] = -1;
       }
     }
-    for (size_t k = 0; k < problem_.source.size(); ++k) K[k] = entries[problem_.source[k]];
+    for (size_t k = 0; k < problem_.source.size(); ++k) K[k] = entries_[problem_.source[k]];
   }
 
   // From a right-hand side of K to one of the expanded matrix; both are of its order.
@@ -148,6 +148,7 @@ class Assembly {
   }
 
   const Problem& problem_;
+  std::vector<double> entries_;  // in the order of the blocks
 };
 
 }  // namespace diffqcp

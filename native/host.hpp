@@ -172,8 +172,7 @@ inline PyObject* rotate(PyObject*, PyObject* args) {
       !arrays.read("vector", vector, problem->m, false) ||
       !arrays.read("out", out, problem->m, true) || !without_lock([&] {
         if (back) {
-          const auto coordinates = problem->cone.rotate_back(arrays[0], arrays[1]);
-          std::copy(coordinates.begin(), coordinates.end(), arrays[2]);
+          problem->cone.rotate_back(arrays[0], arrays[1], arrays[2]);
         } else {
           std::vector<double> coordinates(arrays[1], arrays[1] + problem->m);
           problem->cone.rotate(arrays[0], coordinates, arrays[2]);

@@ -39,9 +39,9 @@ class Iterative {
     const int64_t most =
         static_cast<int64_t>(std::min(std::max(problem_.products, 200.0), 1e6));
     const Index n = problem_.n, m = problem_.m;
-    std::vector<double> r(upper, upper + n), z(n + m, 0.0), image(n + m);
-    const std::vector<double> lower = from_dual(problem_, D_, dual);
-    r.insert(r.end(), lower.begin(), lower.end());
+    std::vector<double> r(n + m), z(n + m, 0.0), image(n + m);
+    std::copy(upper, upper + n, r.begin());
+    from_dual(problem_, D_, dual, r.data() + n);
     const double tolerance = std::max(0.1 * std::max(options_.tolerance, enough), rounding);
     const double size = length(r);
     const auto product = [&](const std::vector<double>& from, std::vector<double>& to) {
@@ -106,9 +106,8 @@ class Iterative {
     problem_.add_P(P_, from.data(), to.data());
     problem_.A.add_transposed(A_, pulled.data(), to.data());
     problem_.A.add_product(A_, from.data(), pushed.data());
-    const std::vector<double> lower = from_dual(problem_, D_, pushed.data());
-    for (Index k = 0; k < m; ++k)
-      to[n + k] = lower[k] - (1 - D_.lam[k]) * from[n + k];
+    from_dual(problem_, D_, pushed.data(), to.data() + n);
+    for (Index k = 0; k < m; ++k) to[n + k] -= (1 - D_.lam[k]) * from[n + k];
   }
 
   Answer answer(const std::vector<double>& z) const {

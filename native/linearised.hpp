@@ -23,7 +23,8 @@ struct Given {
 // D v, which is the projection of v, as projections are homogeneous.
 inline std::vector<double> projection(const Problem& problem, const Jacobian& D,
                                       const double* v) {
-  std::vector<double> coordinates = problem.cone.rotate_back(D.frames, v), y(problem.m);
+  std::vector<double> coordinates(problem.m), y(problem.m);
+  problem.cone.rotate_back(D.frames, v, coordinates.data());
   for (Index k = 0; k < problem.m; ++k) coordinates[k] *= D.lam[k];
   problem.cone.rotate(D.frames, coordinates, y.data());
   return y;

@@ -38,7 +38,8 @@ class Factorisation {
     std::vector<double> work;
     double* d = inverse;  // until the end
     // Supernodes whose next rows to be used belong to a supernode, as linked lists.
-    Indices head(K.supers, -1), next(K.supers), used(K.supers);
+    Indices lists(3 * static_cast<size_t>(K.supers), -1);
+    Index *head = lists.data(), *next = head + K.supers, *used = next + K.supers;
     Updates updates(gemm_, K.n);
 
     std::fill(panels, panels + K.size(), 0.0);
@@ -245,7 +246,7 @@ class Factorisation {
     return (least > 0 ? value < least : value > least) ? least : value;
   }
 
-  static void link(Index s, Index to, Indices& head, Indices& next) {
+  static void link(Index s, Index to, Index* head, Index* next) {
     next[s] = head[to];
     head[to] = s;
   }

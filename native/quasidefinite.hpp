@@ -30,9 +30,8 @@ class Quasidefinite {
       factorise();
     }
     const Index n = problem_.n, order = problem_.order;
-    const std::vector<double> lower = from_dual(problem_, D_.view(), dual.data());
     std::copy(upper.begin(), upper.end(), vector_.begin());
-    std::copy(lower.begin(), lower.end(), vector_.begin() + n);
+    from_dual(problem_, D_.view(), dual.data(), vector_.data() + n);
     assembly_.expand(D_.view(), vector_.data());
     for (Index k = 0; k < order; ++k) r_[k] = vector_[K_.pivots[k]];
     refine();
@@ -48,7 +47,7 @@ class Quasidefinite {
   void factorise() {
     constexpr double relative = 0x1p-44, expanded = 0x1p-34;
     assembly_.values(P_, A_, D_.view(), values_.data());
-    std::vector<double> tiny(problem_.order, 0.0);
+    std::vector<double>& tiny = vector_;
     const Index n = problem_.n;
     std::fill(tiny.begin(), tiny.begin() + n, relative * sigma_);
     for (Index k = 0; k < problem_.m; ++k) tiny[n + k] = -relative * (1 - D_.lam[k]);

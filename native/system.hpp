@@ -40,11 +40,10 @@ struct Answer {
 };
 
 // L U'dual and U L t, as the methods of the Python class KKTOperator.
-inline std::vector<double> from_dual(const Problem& problem, const Jacobian& D,
-                                     const double* dual) {
-  std::vector<double> t = problem.cone.rotate_back(D.frames, dual);
+inline void from_dual(const Problem& problem, const Jacobian& D, const double* dual,
+                      double* t) {
+  problem.cone.rotate_back(D.frames, dual, t);
   for (Index k = 0; k < problem.m; ++k) t[k] *= std::sqrt(D.lam[k]);
-  return t;
 }
 
 inline std::vector<double> to_dual(const Problem& problem, const Jacobian& D,
@@ -63,7 +62,7 @@ class System {
         solver_(pattern_, problem.lapack, options.tolerances()) {}
 
   // K for D as the parts have it. `values` are those of the parts.
-  void assemble(const double* P, const double* A, double* values) const {
+  void assemble(const double* P, const double* A, double* values) {
     assembly_.values(P, A, {parts_.lam, parts_.frames}, values);
   }
 
@@ -136,9 +135,8 @@ class System {
     const Jacobian D{parts_.lam, parts_.frames};
     std::vector<double> vector(order), r(static_cast<size_t>(order) * C);
     for (int c = 0; c < C; ++c) {
-      const std::vector<double> lower = from_dual(problem_, D, dual[c]);
       std::copy(upper[c], upper[c] + n, vector.begin());
-      std::copy(lower.begin(), lower.end(), vector.begin() + n);
+      from_dual(problem_, D, dual[c], vector.data() + n);
       assembly_.expand(D, vector.data());
       for (Index k = 0; k < order; ++k)
         r[static_cast<size_t>(k) * C + c] = vector[pattern_.pivots[k]];

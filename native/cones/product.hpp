@@ -36,25 +36,28 @@ class ProductCone {
   }
 
   void project(const double* v, double* p) const {
-    if (rows.empty()) {
+    const auto project_each = [&](const double* from, double* to) {
       for_each([&](const Cone& cone, Index start, int64_t) {
-        cone.project(v + start, p + start);
+        cone.project(from + start, to + start);
       });
-      return;
-    }
-    std::vector<double> coordinates = stacked(v);
-    std::vector<double> out(dim);
-    for_each([&](const Cone& cone, Index start, int64_t) {
-      cone.project(coordinates.data() + start, out.data() + start);
-    });
+    };
+    if (rows.empty()) return project_each(v, p);
+    std::vector<double> coordinates(dim), out(dim);
+    stack(v, coordinates.data());
+    project_each(coordinates.data(), out.data());
     unstack(out, p);
   }
 
   void jacobian(const double* v, double mu, double* lam, double* frames) const {
-    const std::vector<double> coordinates = stacked(v);
-    for_each([&](const Cone& cone, Index start, int64_t frame) {
-      cone.jacobian(coordinates.data() + start, mu, lam + start, frames + frame);
-    });
+    const auto jacobian_each = [&](const double* from) {
+      for_each([&](const Cone& cone, Index start, int64_t frame) {
+        cone.jacobian(from + start, mu, lam + start, frames + frame);
+      });
+    };
+    if (rows.empty()) return jacobian_each(v);
+    std::vector<double> coordinates(dim);
+    stack(v, coordinates.data());
+    jacobian_each(coordinates.data());
   }
 
   // U vector, from coordinates to rows; `vector` is overwritten.
@@ -66,12 +69,11 @@ class ProductCone {
   }
 
   // U' vector, from rows to coordinates.
-  std::vector<double> rotate_back(const double* frames, const double* vector) const {
-    std::vector<double> coordinates = stacked(vector);
+  void rotate_back(const double* frames, const double* vector, double* coordinates) const {
+    stack(vector, coordinates);
     for_each([&](const Cone& cone, Index start, int64_t frame) {
-      cone.rotate_back(frames + frame, coordinates.data() + start);
+      cone.rotate_back(frames + frame, coordinates + start);
     });
-    return coordinates;
   }
 
  private:
@@ -88,10 +90,9 @@ class ProductCone {
     }
   }
 
-  std::vector<double> stacked(const double* v) const {
-    std::vector<double> coordinates(v, v + dim);
+  void stack(const double* v, double* coordinates) const {
+    if (rows.empty()) std::copy(v, v + dim, coordinates);
     for (size_t k = 0; k < rows.size(); ++k) coordinates[k] = v[rows[k]];
-    return coordinates;
   }
 
   void unstack(const std::vector<double>& coordinates, double* out) const {

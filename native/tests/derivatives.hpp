@@ -202,7 +202,8 @@ inline void check_cone(const Problem& problem, const Numbers& v, double smoothin
   problem.cone.project(v.data(), p.data());
   problem.cone.jacobian(v.data(), smoothing, lam.data(), frames.data());
   for (double value : lam) REQUIRE(value >= 0 && value <= 1);
-  Numbers coordinates = problem.cone.rotate_back(frames.data(), v.data());
+  Numbers coordinates(problem.m);
+  problem.cone.rotate_back(frames.data(), v.data(), coordinates.data());
   REQUIRE(std::abs(inner(coordinates, coordinates) - inner(v, v)) <= 1e-12 * inner(v, v));
   for (Index k = 0; k < problem.m; ++k) coordinates[k] *= lam[k];
   problem.cone.rotate(frames.data(), coordinates, again.data());
