@@ -223,8 +223,9 @@ def table_of_batch(items: int = 64, rounds: int = 60) -> None:
     print("| solver | first call | median | fastest | most steps |")
     print("|---|---|---|---|---|")
     for name, (steps, first) in starts.items():
-        of_calls = f"{seconds(float(np.median(times[name])))} | {seconds(min(times[name]))}"
-        print(f"| {name} | {seconds(first)} | {of_calls} | {int(np.max(steps))} |")
+        middle, least = float(np.median(times[name])), min(times[name])
+        parts = " | ".join(map(seconds, (first, middle, least)))
+        print(f"| {name} | {parts} | {int(np.max(steps))} |")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ struct Jacobian {
   const double *lam, *frames;
 };
 
-// One that keeps them.
+// A Jacobian with memory of its own.
 struct Spectral {
   std::vector<double> lam, frames;
 
