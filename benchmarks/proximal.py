@@ -45,7 +45,7 @@ from .ours import host_qcp
 from .problems import combinatorial, maros_cases, Problem, suite
 from .run import environment
 from .table import power, seconds
-from .timing import median_seconds, once
+from .timing import in_turns, median_seconds, once
 
 
 def error(problem: Problem, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> float:
@@ -192,8 +192,7 @@ def table_of_problems(names: dict[str, int], options: argparse.Namespace) -> Non
 
 def table_of_batch(items: int = 64, rounds: int = 60) -> None:
     """The forward pass of a batch under `jit` and `vmap`, with both solvers, and one
-    problem after the other by Clarabel's own interface. They take turns, so that all
-    have the same share of what else the machine does.
+    problem after the other by Clarabel's own interface.
     """
     problem = combinatorial.shortest_path(125)
     qcp = host_qcp(problem, *(np.zeros(k) for k in (problem.n, problem.m, problem.m)))
@@ -216,10 +215,7 @@ def table_of_batch(items: int = 64, rounds: int = 60) -> None:
 
     calls["Clarabel alone, to 1e-8"] = each
     starts = {name: once(call, clock=time.process_time) for name, call in calls.items()}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(once(call, clock=time.process_time)[1])
+    times = in_turns(calls, rounds, clock=time.process_time)
     print("| solver | first call | median | fastest | most steps |")
     print("|---|---|---|---|---|")
     for name, (steps, first) in starts.items():

@@ -27,6 +27,11 @@ class Factorisation {
   Index order() const { return K.n; }
   Index entries() const { return K.entries; }
 
+  // The pivot, or where it has the wrong sign or is too small the least one. A NaN is kept.
+  static double pivot(double value, double least) {
+    return (least > 0 ? value < least : value > least) ? least : value;
+  }
+
   // K + diag(shift) = L diag(d) L'. `panels` gets L, by supernodes, with ones not stored;
   // `inverse` gets 1 / d.
   //
@@ -239,11 +244,6 @@ class Factorisation {
         own[c] -= sum[w][c];
       }
     }
-  }
-
-  // A NaN is kept.
-  static double pivot(double value, double least) {
-    return (least > 0 ? value < least : value > least) ? least : value;
   }
 
   static void link(Index s, Index to, Index* head, Index* next) {

@@ -16,6 +16,7 @@
 #include "cones/psd.hpp"
 #include "cones/soc.hpp"
 #include "cones/zero.hpp"
+#include "simplicial.hpp"
 
 namespace diffqcp {
 
@@ -80,6 +81,7 @@ struct Problem {
   std::vector<Block> blocks;     // one for each factor
   Indices plan, source, groups;  // of the factorisation
   double products;               // with K, by its parts, that one takes as long as
+  Simplicial simplicial;         // for systems that are factorised many times
   Lapack lapack;
 
   // The numbers that the constructor takes, in this order.
@@ -124,6 +126,7 @@ struct Problem {
     check(groups, order, "groups");
     need(groups.size() == static_cast<size_t>(order), "groups");
     products = time_of_factorisation() / time_of_product();
+    simplicial = Simplicial(pattern());
   }
 
   Pattern pattern() const { return Pattern(plan.data()); }

@@ -59,9 +59,9 @@ class Proximal {
            const double* free)
       : problem_(problem), epsilon_(epsilon), data_(data), cone_(problem, free),
         system_(problem, data.P, data.A), point_(problem), next_(problem), outer_(problem),
-        best_(problem), place_(problem.m), D_(problem), gradient_(problem.n),
-        upper_(problem.n), lower_(problem.m), path_(problem.m), d_(problem.n),
-        dy_(problem.m), Ad_(problem.m), Pd_(problem.n), end_(problem) {}
+        place_(problem.m), D_(problem), gradient_(problem.n), upper_(problem.n),
+        lower_(problem.m), path_(problem.m), d_(problem.n), dy_(problem.m), Ad_(problem.m),
+        Pd_(problem.n), end_(problem) {}
 
   // From `start`, or from zero if that is null. `known` says that it is the solution.
   Result minimise(const Solution<const double>* start, bool known, int max_steps) {
@@ -79,10 +79,9 @@ class Proximal {
     int status = status_ == kRunning ? kIterationLimit : status_;
     const bool open = status == kIterationLimit || status == kNumericalTrouble;
     if (open && best_.error <= accurate()) status = kSolved;
-    std::vector<double> s = best_.y;
-    for (Index k = 0; k < problem_.m; ++k) s[k] -= best_.v[k];
-    return {std::move(best_.x), std::move(best_.y), std::move(s), best_.error, status,
-            steps};
+    Result found{best_.x, best_.y, best_.y, best_.error, status, steps};
+    for (Index k = 0; k < problem_.m; ++k) found.s[k] -= best_.v[k];
+    return found;
   }
 
  private:
@@ -91,14 +90,20 @@ class Proximal {
   static constexpr double kCloser = 0.3, kSmallest = 1e-7, kWidest = 1, kNear = 0.1;
   static constexpr int kMany = 8, kMostInner = 30;
 
-  // With its products, its residuals and v = y - s.
-  struct Point {
-    std::vector<double> x, y, v, Px, Ax, Aty, dual, primal;
+  // v is y - s.
+  struct Iterate {
+    std::vector<double> x, y, v;
     double error = 0;
+  };
+
+  // With its products and its residuals.
+  struct Point : Iterate {
+    std::vector<double> Px, Ax, dual, primal;
 
     explicit Point(const Problem& problem)
-        : x(problem.n), y(problem.m), v(problem.m), Px(problem.n), Ax(problem.m),
-          Aty(problem.n), dual(problem.n), primal(problem.m) {}
+        : Iterate{std::vector<double>(problem.n), std::vector<double>(problem.m),
+                  std::vector<double>(problem.m)},
+          Px(problem.n), Ax(problem.m), dual(problem.n), primal(problem.m) {}
   };
 
   double exact() const { return 100 * epsilon_; }
@@ -110,9 +115,9 @@ class Proximal {
   void complete(Point& point) const {
     problem_.multiply_P(data_.P, point.x, point.Px);
     problem_.A.multiply(data_.A, point.x, point.Ax);
-    problem_.A.multiply_transposed(data_.A, point.y, point.Aty);
+    problem_.A.multiply_transposed(data_.A, point.y, point.dual);
     for (Index j = 0; j < problem_.n; ++j)
-      point.dual[j] = data_.q[j] + (point.Px[j] + point.Aty[j]);
+      point.dual[j] = data_.q[j] + (point.Px[j] + point.dual[j]);
     for (Index k = 0; k < problem_.m; ++k)
       point.primal[k] = point.Ax[k] + (point.y[k] - point.v[k]) - data_.b[k];
     point.error = scaled_error(problem_, epsilon_, data_, point.x, point.y, point.v,
@@ -129,7 +134,8 @@ class Proximal {
     }
     complete(point_);
     if (start == nullptr) point_.error = std::numeric_limits<double>::infinity();
-    outer_ = best_ = point_;
+    outer_ = point_;
+    best_ = point_;
     rho_ = kRho;
     sigma_ = kSigma;
     tol_ = 1 + largest(data_.q, problem_.n) + largest(data_.b, problem_.m);
@@ -260,7 +266,8 @@ class Proximal {
   DualFace cone_;
   Quasidefinite system_;
 
-  Point point_, next_, outer_, best_;  // outer_: the last one of the minimisation before
+  Point point_, next_, outer_;  // outer_: the last one of the minimisation before
+  Iterate best_;
   double rho_ = 0, sigma_ = 0;
   double tol_ = 0;          // a minimisation ends at a gradient of this size
   double last_primal_ = 0;  // the primal residual at the end of the last one

@@ -57,8 +57,12 @@ class Quasidefinite {
       proximal_[k] = row < n ? sigma_ : 0;
       shift_[k] = proximal_[k] + tiny[row];
     }
-    Factorisation(K_, problem_.lapack.gemm)
-        .factorise(values_.data(), shift_.data(), panels_.data(), inverse_.data());
+    if (problem_.simplicial.prepared())
+      problem_.simplicial.factorise(K_, values_.data(), shift_.data(), panels_.data(),
+                                    inverse_.data());
+    else
+      Factorisation(K_, problem_.lapack.gemm)
+          .factorise(values_.data(), shift_.data(), panels_.data(), inverse_.data());
   }
 
   // z_ from r_, with a residual that is small enough for a direction: from 1e-10 on, problems
