@@ -198,8 +198,12 @@ def bench(session: nox.Session) -> None:
     and their page in `docs/`. Arguments go to `benchmarks.run`; all of it takes hours.
     """
     session.install(".[cvxpy]", "matplotlib>=3.8")
-    for package in ("moreau", "diffcp", "qpax", "proxsuite", "jaxopt", "torch", "qpth"):
+    packages = ("moreau", "diffcp", "qpax", "proxsuite", "jaxopt", "pounce-solver")
+    for package in [*packages, "torch"]:
         session.run("python", "-m", "pip", "install", package, success_codes=[0, 1])
+    # It asks for NumPy 1, with which JAX does not work, and works with NumPy 2.
+    install = ("python", "-m", "pip", "install", "--no-deps", "qpth")
+    session.run(*install, success_codes=[0, 1])
     session.run("python", "-m", "benchmarks.accuracy")
     results = f"{session.create_tmp()}/results.json"
     session.run("python", "-m", "benchmarks.run", "--out", results, *session.posargs)

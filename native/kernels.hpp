@@ -75,6 +75,11 @@ inline double largest(const std::vector<double>& values) {
   return largest(values.data(), values.size());
 }
 
+// A pivot, or where it has the wrong sign or is too small the least one. A NaN is kept.
+inline double pivot(double value, double least) {
+  return (least > 0 ? value < least : value > least) ? least : value;
+}
+
 // As many columns of a panel, and as many vectors, are taken at once in what follows.
 constexpr Index kColumns = 4;
 constexpr int kVectors = 2;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels.hpp"
+#include "simplicial.hpp"
 #include "symbolic.hpp"
 #include "update.hpp"
 
@@ -24,13 +25,13 @@ class Factorisation {
  public:
   Factorisation(const Pattern& pattern, Gemm* gemm) : K(pattern), gemm_(gemm) {}
 
+  // By one that has been made for the pattern, if that is prepared.
+  Factorisation(const Pattern& pattern, Gemm* gemm, const Simplicial& simplicial)
+      : K(pattern), gemm_(gemm),
+        simplicial_(simplicial.prepared() ? &simplicial : nullptr) {}
+
   Index order() const { return K.n; }
   Index entries() const { return K.entries; }
-
-  // The pivot, or where it has the wrong sign or is too small the least one. A NaN is kept.
-  static double pivot(double value, double least) {
-    return (least > 0 ? value < least : value > least) ? least : value;
-  }
 
   // K + diag(shift) = L diag(d) L'. `panels` gets L, by supernodes, with ones not stored;
   // `inverse` gets 1 / d.
@@ -40,6 +41,8 @@ class Factorisation {
   // otherwise, the shift takes its place.
   void factorise(const double* values, const double* shift, double* panels,
                  double* inverse) const {
+    if (simplicial_ != nullptr)
+      return simplicial_->factorise(K, values, shift, panels, inverse);
     std::vector<double> work;
     double* d = inverse;  // until the end
     // Supernodes whose next rows to be used belong to a supernode, as linked lists.
@@ -89,6 +92,8 @@ class Factorisation {
   // each other.
   template <int C>
   void solve(const double* panels, const double* inverse, double* z) const {
+    if (C == 1 && simplicial_ != nullptr)
+      return simplicial_->solve(K, panels, inverse, z);
     std::vector<double> work;
     for (Index s = 0; s < K.supers; ++s)
       forward<C>(panels + K.panel[s], K.width(s), K.height(s), K.rows + K.row_start[s], z,
@@ -294,6 +299,7 @@ class Factorisation {
 
   const Pattern& K;
   Gemm* gemm_;
+  const Simplicial* simplicial_ = nullptr;
 };
 
 }  // namespace diffqcp

@@ -16,9 +16,11 @@ namespace diffqcp {
 class Quasidefinite {
  public:
   Quasidefinite(const Problem& problem, const double* P, const double* A)
-      : problem_(problem), P_(P), A_(A), K_(problem.pattern()), assembly_(problem),
+      : problem_(problem), P_(P), A_(A), K_(problem.pattern()),
+        factorisation_(K_, problem.lapack.gemm, problem.simplicial), assembly_(problem),
         values_(K_.entries), panels_(K_.size()), inverse_(K_.n), proximal_(K_.n),
         shift_(K_.n), vector_(K_.n), r_(K_.n), z_(K_.n), rest_(K_.n) {}
+  Quasidefinite(const Quasidefinite&) = delete;  // what it has refers to its pattern
 
   // w and u = U L t with K [w; t] = [upper; L U'dual], but for a residual far smaller.
   void solve(const Spectral& D, double sigma, const std::vector<double>& upper,
@@ -57,12 +59,8 @@ class Quasidefinite {
       proximal_[k] = row < n ? sigma_ : 0;
       shift_[k] = proximal_[k] + tiny[row];
     }
-    if (problem_.simplicial.prepared())
-      problem_.simplicial.factorise(K_, values_.data(), shift_.data(), panels_.data(),
-                                    inverse_.data());
-    else
-      Factorisation(K_, problem_.lapack.gemm)
-          .factorise(values_.data(), shift_.data(), panels_.data(), inverse_.data());
+    factorisation_.factorise(values_.data(), shift_.data(), panels_.data(),
+                             inverse_.data());
   }
 
   // z_ from r_, with a residual that is small enough for a direction: from 1e-10 on, problems
@@ -70,18 +68,17 @@ class Quasidefinite {
   void refine() {
     constexpr int most = 4;
     constexpr double small = 0x1p-40;
-    const Factorisation factorisation(K_, problem_.lapack.gemm);
     z_ = r_;
-    factorisation.solve<1>(panels_.data(), inverse_.data(), z_.data());
+    factorisation_.solve<1>(panels_.data(), inverse_.data(), z_.data());
     const double size = largest(r_);
     double last = std::numeric_limits<double>::infinity();
     for (int step = 0; step < most; ++step) {
-      factorisation.multiply<1>(values_.data(), z_.data(), rest_.data());
+      factorisation_.multiply<1>(values_.data(), z_.data(), rest_.data());
       for (Index k = 0; k < K_.n; ++k) rest_[k] = r_[k] - rest_[k] - proximal_[k] * z_[k];
       const double left = largest(rest_);
       if (!(left > small * size) || !(left < 0.5 * last)) break;
       last = left;
-      factorisation.solve<1>(panels_.data(), inverse_.data(), rest_.data());
+      factorisation_.solve<1>(panels_.data(), inverse_.data(), rest_.data());
       for (Index k = 0; k < K_.n; ++k) z_[k] += rest_[k];
     }
   }
@@ -89,6 +86,7 @@ class Quasidefinite {
   const Problem& problem_;
   const double *P_, *A_;
   Pattern K_;
+  Factorisation factorisation_;
   Assembly assembly_;
   Spectral D_;
   double sigma_ = -1;

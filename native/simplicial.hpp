@@ -1,16 +1,17 @@
-// The factorisation of numeric.hpp for a small pattern with which many matrices are factorised:
+// A factorisation by single columns, for a small and sparse pattern that many matrices have:
 // where the result of each multiplication belongs is found once.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
-#include "numeric.hpp"
+#include "kernels.hpp"
+#include "plan.hpp"
 
 namespace diffqcp {
 
-// Right-looking, column by column, into the same panels. Where a factor is that sparse,
-// looking up the places of its supernodes takes longer than the arithmetic.
+// Right-looking, into the panels of the supernodes of a plan. Where a factor is that sparse,
+// looking up the places of a supernode takes longer than the arithmetic.
 class Simplicial {
  public:
   Simplicial() = default;
@@ -18,39 +19,36 @@ class Simplicial {
   // Leaves it unprepared where there are too many multiplications for that.
   explicit Simplicial(const Pattern& K) {
     if (multiplications(K) > kMost * K.n) return;
-    Index first = 0;
     for (Index s = 0; s < K.supers; ++s) {
       const Index width = K.width(s), height = K.height(s);
       const Index* rows = K.rows + K.row_start[s];
       for (Index j = 0; j < width; ++j) {
-        columns_.push_back({K.panel[s] + j * (height + 1), height - j - 1, first});
+        columns_.push_back({K.panel[s] + j * (height + 1), K.row_start[s] + j + 1,
+                            height - j - 1, static_cast<Index>(targets_.size())});
         for (Index k = j + 1; k < height; ++k)
           for (Index i = k; i < height; ++i) targets_.push_back(place(K, rows[i], rows[k]));
-        first = static_cast<Index>(targets_.size());
       }
     }
   }
 
   bool prepared() const { return !columns_.empty(); }
 
-  // As Factorisation::factorise, for the pattern that this has been made for.
+  // As those of Factorisation, for the pattern that this has been made for.
   void factorise(const Pattern& K, const double* values, const double* shift, double* panels,
                  double* inverse) const {
     std::fill(panels, panels + K.size(), 0.0);
     for (Index k = 0; k < K.entries; ++k) panels[K.entry_target[k]] += values[k];
     for (Index j = 0; j < K.n; ++j) {
       const Column& column = columns_[j];
-      double* entries = panels + column.diagonal;
-      const double d = Factorisation::pivot(entries[0] + shift[j], shift[j]);
-      inverse[j] = 1 / d;
-      ++entries;
-      const Index* target = targets_.data() + column.first;
+      double* entries = panels + column.diagonal + 1;
+      inverse[j] = 1 / pivot(entries[-1] + shift[j], shift[j]);
+      const Index* target = targets_.data() + column.target;
       for (Index k = 0; k < column.below; ++k) {
         const Index count = column.below - k;
+        // A constraint that is not active has no coupling.
         if (entries[k] != 0) {
           const double scaled = entries[k] * inverse[j];
-          for (Index i = 0; i < count; ++i)
-            panels[target[i]] -= scaled * entries[k + i];
+          for (Index i = 0; i < count; ++i) panels[target[i]] -= scaled * entries[k + i];
           entries[k] = scaled;
         }
         target += count;
@@ -58,13 +56,30 @@ class Simplicial {
     }
   }
 
+  void solve(const Pattern& K, const double* panels, const double* inverse, double* z) const {
+    for (Index j = 0; j < K.n; ++j) {
+      const double own = z[j];
+      if (own == 0) continue;
+      const double* entries = panels + columns_[j].diagonal + 1;
+      const Index* rows = K.rows + columns_[j].row;
+      for (Index k = 0; k < columns_[j].below; ++k) z[rows[k]] -= entries[k] * own;
+    }
+    for (Index j = K.n - 1; j >= 0; --j) {
+      const double* entries = panels + columns_[j].diagonal + 1;
+      const Index* rows = K.rows + columns_[j].row;
+      double sum = z[j] * inverse[j];
+      for (Index k = 0; k < columns_[j].below; ++k) sum -= entries[k] * z[rows[k]];
+      z[j] = sum;
+    }
+  }
+
  private:
   static constexpr double kMost = 16;  // multiplications a column, on average
 
-  // Where its diagonal entry is in the panels, how many entries are below it, and which of
-  // the targets are those of its multiplications.
+  // Where its diagonal entry is in the panels and the rows below it are in those of the
+  // plan, how many these are, and where the places for its multiplications start.
   struct Column {
-    Index diagonal, below, first;
+    Index diagonal, row, below, target;
   };
 
   static double multiplications(const Pattern& K) {
