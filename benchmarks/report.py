@@ -24,6 +24,9 @@ def main() -> None:
     )
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where to write")
     parser.add_argument("--format", default="svg", help="of the plots: svg or png")
+    parser.add_argument(
+        "--note", default="", help="what else there is to know, a sentence"
+    )
     options = parser.parse_args()
     results = merged([json.loads(path.read_text()) for path in options.results])
     images = options.docs / "images"
@@ -33,7 +36,7 @@ def main() -> None:
     families = f"results-families.{options.format}"
     draw_families(generated, images / families)
     parts = [
-        _preamble(results),
+        _preamble(results, options.note),
         f"![Time from the solution to the gradient](images/{families})\n",
     ]
     if any(record["family"] == "mpc" for record in generated):
@@ -63,7 +66,7 @@ def merged(results: list[dict[str, Any]]) -> dict[str, Any]:
     return {**results[-1], "rivals": rivals, "problems": ordered}
 
 
-def _preamble(results: dict[str, Any]) -> str:
+def _preamble(results: dict[str, Any], note: str) -> str:
     environment = ", ".join(
         f"{key} {value}" for key, value in results["environment"].items()
     )
@@ -72,7 +75,7 @@ def _preamble(results: dict[str, Any]) -> str:
 
 Made by `python -m benchmarks.run` and `python -m benchmarks.report`. Measured with:
 {environment}. Everything runs on one thread, each method in a process of its own; times
-are medians after a warm-up.
+are medians after a warm-up. {note}
 
 Problems are generated with fixed seeds and solved by Clarabel to 1e-10. Ours
 differentiates that solution with default settings; every other package solves by itself,
