@@ -110,6 +110,8 @@ def by_proxqp(problem: Problem) -> dict[str, Any]:
     """proxsuite's sparse ProxQP with tolerances of 1e-10, and of certificates 1e-12."""
     import proxsuite
 
+    if not problem.is_qp:
+        return {"status": "QPs only"}
     zeros = problem.dims.get("z", 0)
     rows = problem.A.tocsr()
     E, G = rows[:zeros].tocsc(), rows[zeros:].tocsc()

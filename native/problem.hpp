@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -81,7 +82,6 @@ struct Problem {
   std::vector<Block> blocks;     // one for each factor
   Indices plan, source, groups;  // of the factorisation
   double products;               // with K, by its parts, that one takes as long as
-  Simplicial simplicial;         // for systems that are factorised many times
   Lapack lapack;
 
   // The numbers that the constructor takes, in this order.
@@ -126,10 +126,15 @@ struct Problem {
     check(groups, order, "groups");
     need(groups.size() == static_cast<size_t>(order), "groups");
     products = time_of_factorisation() / time_of_product();
-    simplicial = Simplicial(pattern());
   }
 
   Pattern pattern() const { return Pattern(plan.data()); }
+
+  // For what factorises many times; made when it is first asked for.
+  const Simplicial& simplicial() const {
+    std::call_once(asked_, [&] { simplicial_ = Simplicial(pattern()); });
+    return simplicial_;
+  }
 
   // How many values the assembled K has.
   size_t entries() const {
@@ -164,6 +169,9 @@ struct Problem {
   // In units of about a nanosecond: a multiplication in large dense blocks, and an entry of a
   // sparse matrix.
   static constexpr double kDense = 0.06, kSparse = 2;
+
+  mutable std::once_flag asked_;
+  mutable Simplicial simplicial_;
 
   double time_of_factorisation() const {
     const Pattern K = pattern();

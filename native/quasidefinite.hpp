@@ -17,7 +17,7 @@ class Quasidefinite {
  public:
   Quasidefinite(const Problem& problem, const double* P, const double* A)
       : problem_(problem), P_(P), A_(A), K_(problem.pattern()),
-        factorisation_(K_, problem.lapack.gemm, problem.simplicial), assembly_(problem),
+        factorisation_(K_, problem.lapack.gemm, problem.simplicial()), assembly_(problem),
         values_(K_.entries), panels_(K_.size()), inverse_(K_.n), proximal_(K_.n),
         shift_(K_.n), vector_(K_.n), r_(K_.n), z_(K_.n), rest_(K_.n) {}
   Quasidefinite(const Quasidefinite&) = delete;  // what it has refers to its pattern

@@ -16,9 +16,9 @@ class Simplicial {
  public:
   Simplicial() = default;
 
-  // Leaves it unprepared where there are too many multiplications for that.
+  // Leaves it unprepared where there are too many columns or multiplications for that.
   explicit Simplicial(const Pattern& K) {
-    if (multiplications(K) > kMost * K.n) return;
+    if (K.n > kLargest || multiplications(K) > kMost * K.n) return;
     for (Index s = 0; s < K.supers; ++s) {
       const Index width = K.width(s), height = K.height(s);
       const Index* rows = K.rows + K.row_start[s];
@@ -74,6 +74,7 @@ class Simplicial {
   }
 
  private:
+  static constexpr Index kLargest = 1 << 16;
   static constexpr double kMost = 16;  // multiplications a column, on average
 
   // Where its diagonal entry is in the panels and the rows below it are in those of the
