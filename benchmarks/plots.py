@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 
 Record = dict[str, Any]
@@ -81,6 +82,7 @@ def _draw(axis: Axes, records: list[Record]) -> None:
         _line(axis, points, label=label, linestyle=style, **_OURS)
     axis.set_xscale("log")
     axis.set_yscale("log")
+    axis.xaxis.set_minor_formatter(NullFormatter())  # labels that would overlap
     axis.set_xlabel("n + m")
     axis.set_ylabel("seconds to the gradient")
     axis.grid(visible=True, alpha=0.3)
