@@ -87,6 +87,8 @@ def infeasible_problem(
     while True:
         v = rng.normal(size=_size(core))
         t = project_dual(core, v, "upper")
+        if not t.any():  # no contradiction
+            continue
         B = rng.normal(size=(v.size, few))
         B -= np.outer(t, t @ B) / (t @ t)
         if not _close_to_flat(core, t) and _determines(core, v, B):
