@@ -198,12 +198,10 @@ def bench(session: nox.Session) -> None:
     and their page in `docs/`. Arguments go to `benchmarks.run`; all of it takes hours.
     """
     session.install(".[cvxpy]", "matplotlib>=3.8")
-    packages = ("moreau", "diffcp", "qpax", "proxsuite", "jaxopt", "pounce-solver")
-    for package in [*packages, "torch"]:
-        session.run("python", "-m", "pip", "install", package, success_codes=[0, 1])
-    # It asks for NumPy 1, with which JAX does not work, and works with NumPy 2.
-    install = ("python", "-m", "pip", "install", "--no-deps", "qpth")
-    session.run(*install, success_codes=[0, 1])
+    rivals = ["moreau", "diffcp", "qpax", "proxsuite", "jaxopt", "pounce-solver", "torch"]
+    # qpth asks for NumPy 1, with which JAX does not work, and works with NumPy 2.
+    for arguments in [*([name] for name in rivals), ["--no-deps", "qpth"]]:
+        session.run("python", "-m", "pip", "install", *arguments, success_codes=[0, 1])
     session.run("python", "-m", "benchmarks.accuracy")
     results = f"{session.create_tmp()}/results.json"
     session.run("python", "-m", "benchmarks.run", "--out", results, *session.posargs)

@@ -75,7 +75,7 @@ def _preamble(results: dict[str, Any], note: str) -> str:
 
 Made by `python -m benchmarks.run` and `python -m benchmarks.report`. Measured with:
 {environment}. Everything runs on one thread, each method in a process of its own; times
-are medians after a warm-up. {note}
+are medians after a warm-up.{" " if note else ""}{note}
 
 Problems are generated with fixed seeds and solved by Clarabel to 1e-10. Ours
 differentiates that solution with default settings; every other package solves by itself,
