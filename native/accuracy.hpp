@@ -39,7 +39,7 @@ inline double scaled_error(const Problem& problem, double epsilon,
   };
   for (double residual : dual) end(residual, 1 + of_x + of_y);
   const Index straight = problem.zero + problem.rays;
-  for (Index k = 0; k < straight; ++k) end(primal[k], 1 + of_x + std::abs(v[k]));
+  for (Index k = 0; k < straight; ++k) end(primal[k], 1 + of_x + std::abs(y[k] - v[k]));
   Index start = straight;
   for (Index length : problem.lengths) {
     const double size = 1 + of_x + largest(v.data() + start, length);

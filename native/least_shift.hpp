@@ -1,5 +1,5 @@
 // The smallest shift of b that makes constraints satisfiable: the Python function
-// least_shift in diffqcp.forward._proximal.
+// least_shift in diffqcp.forward._least_shift.
 #pragma once
 
 #include <algorithm>

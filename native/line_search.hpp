@@ -1,5 +1,5 @@
-// The line search of the methods of multipliers: the Python function _line_search in
-// diffqcp.forward._proximal.
+// The line search of the methods of multipliers: the Python function line_search in
+// diffqcp.forward._line_search.
 #pragma once
 
 #include <algorithm>

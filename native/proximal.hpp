@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "interior.hpp"
 #include "line_search.hpp"
 #include "linearised.hpp"
 #include "quasidefinite.hpp"
@@ -58,21 +59,31 @@ class Proximal {
   Proximal(const Problem& problem, double epsilon, const Data<const double>& data,
            const double* free)
       : problem_(problem), epsilon_(epsilon), data_(data), cone_(problem, free),
-        system_(problem, data.P, data.A), point_(problem), next_(problem), outer_(problem),
-        place_(problem.m), D_(problem), gradient_(problem.n), upper_(problem.n),
+        system_(problem, data.P, data.A),
+        interior_(problem, data, free, epsilon, nearby()), point_(problem),
+        next_(problem), outer_(problem), before_(problem), place_(problem.m), D_(problem), gradient_(problem.n), upper_(problem.n),
         lower_(problem.m), path_(problem.m), d_(problem.n), dy_(problem.m), Ad_(problem.m),
         Pd_(problem.n), end_(problem) {}
 
   // From `start`, or from zero if that is null. `known` says that it is the solution.
   Result minimise(const Solution<const double>* start, bool known, int max_steps) {
     begin(start);
+    best_ = point_;
     status_ = known || point_.error <= exact() ? kSolved : kRunning;
     int steps = 0;
+    const int patience = start == nullptr ? 0 : kPatience;
     for (; status_ == kRunning && steps < max_steps; ++steps) {
-      step();
+      if (steps == patience && Interior::takes(problem_)) enter();
+      const bool inside = inside_ > 0 && !polishing_;
+      if (inside)
+        follow();
+      else
+        step();
       if (next_.error < best_.error) best_ = next_;
       if (polishing_)
         polished();
+      else if (inside)
+        followed(start);
       else
         descended();
     }
@@ -89,6 +100,8 @@ class Proximal {
   static constexpr double kSlow = 0.25, kFaster = 3, kLargest = 1e6;
   static constexpr double kCloser = 0.3, kSmallest = 1e-7, kWidest = 1, kNear = 0.1;
   static constexpr int kMany = 8, kMostInner = 30;
+  static constexpr double kClose = 1e-4, kCloserStill = 0.1;
+  static constexpr int kPatience = 10, kMostInside = 100;
 
   // v is y - s.
   struct Iterate {
@@ -135,14 +148,23 @@ class Proximal {
     complete(point_);
     if (start == nullptr) point_.error = std::numeric_limits<double>::infinity();
     outer_ = point_;
-    best_ = point_;
-    rho_ = kRho;
+    rho_ = first_rho();
     sigma_ = kSigma;
     tol_ = 1 + largest(data_.q, problem_.n) + largest(data_.b, problem_.m);
     last_primal_ = std::numeric_limits<double>::infinity();
     threshold_ = kNear;
     polishing_ = start != nullptr;
     inner_ = 0;
+  }
+
+  // Smaller where constraints are far from being satisfied.
+  double first_rho() const {
+    std::vector<double> v(problem_.m), y(problem_.m);
+    for (Index k = 0; k < problem_.m; ++k) v[k] = point_.Ax[k] - data_.b[k];
+    cone_.project(v, y);
+    double square = 0;
+    for (Index k = problem_.zero; k < problem_.m; ++k) square += y[k] * y[k];
+    return kRho / std::max(1.0, square / 2);
   }
 
   // next_ becomes the next point, after a step of either kind.
@@ -202,7 +224,7 @@ class Proximal {
     const double small = std::max(std::min(tol_, primal), floor);
     const bool done = gradient <= small || inner_ >= kMostInner;
     if (next_.error <= exact()) status_ = kSolved;
-    if (done) status_ = certificate();
+    if (done) status_ = certificate(outer_);
     if (!all_finite(next_.x)) status_ = kNumericalTrouble;
     if (done) {
       if (inner_ >= kMany) {
@@ -222,6 +244,38 @@ class Proximal {
     std::swap(point_, next_);
   }
 
+  // The interior-point method begins.
+  void enter() {
+    interior_.begin(system_);
+    before_ = point_;
+    trigger_ = kClose * interior_.mu;
+    inside_ = kMostInside;
+  }
+
+  // next_ becomes the point next to that of the interior-point method after a step of it.
+  void follow() {
+    interior_.step(system_);
+    next_.x = interior_.x;
+    for (Index k = 0; k < problem_.m; ++k) next_.v[k] = interior_.y[k] - interior_.s[k];
+    cone_.project(next_.v, next_.y);
+    complete(next_);
+  }
+
+  // After that step, which may be the last one.
+  void followed(const Solution<const double>* start) {
+    inside_ = all_finite(next_.x) ? inside_ - 1 : 0;
+    if (next_.error <= exact()) status_ = kSolved;
+    status_ = certificate(before_);
+    polishing_ = interior_.mu <= trigger_;
+    if (polishing_) {
+      trigger_ = kCloserStill * interior_.mu;
+      point_ = outer_ = next_;
+    } else if (inside_ == 0) {
+      begin(start);
+    }
+    std::swap(before_, next_);
+  }
+
   // After a step in x and v.
   void polished() {
     const bool improved = next_.error < outer_.error;
@@ -237,15 +291,15 @@ class Proximal {
 
   // Infeasible or unbounded, if the last change of the multipliers or that of the solution
   // proves it, else the status as it is: the Python function _certificate.
-  int certificate() const {
+  int certificate(const Point& old) const {
     constexpr double huge = 1e6, tiny = 1e-9;
     const Index n = problem_.n, m = problem_.m;
     std::vector<double> d(n), t(m), along(m), projected(m), rest(m), pulled(n);
-    for (Index j = 0; j < n; ++j) d[j] = next_.x[j] - outer_.x[j];
+    for (Index j = 0; j < n; ++j) d[j] = next_.x[j] - old.x[j];
     const double size = std::max(largest(d), tiny);
     for (Index k = 0; k < m; ++k) {
-      t[k] = (next_.y[k] - outer_.y[k]) / rho(k);
-      along[k] = (next_.Ax[k] - outer_.Ax[k]) / size;
+      t[k] = next_.y[k] - old.y[k];
+      along[k] = (next_.Ax[k] - old.Ax[k]) / size;
     }
     cone_.project(t, projected);
     cone_.project(along, rest);  // zero along a ray, where A d is in -K
@@ -256,7 +310,7 @@ class Proximal {
     if (support < -tiny && sum_of_sizes(pulled) <= -support / huge) return kInfeasible;
     const double slope = dot(n, data_.q, d.data()) / size;
     double moved = sum_of_sizes(rest);
-    for (Index j = 0; j < n; ++j) moved += std::abs(next_.Px[j] - outer_.Px[j]) / size;
+    for (Index j = 0; j < n; ++j) moved += std::abs(next_.Px[j] - old.Px[j]) / size;
     return slope < -tiny && moved <= -slope / huge ? kUnbounded : status_;
   }
 
@@ -265,8 +319,10 @@ class Proximal {
   Data<const double> data_;
   DualFace cone_;
   Quasidefinite system_;
+  Interior interior_;
 
   Point point_, next_, outer_;  // outer_: the last one of the minimisation before
+  Point before_;                // the last one of the interior-point method
   Iterate best_;
   double rho_ = 0, sigma_ = 0;
   double tol_ = 0;          // a minimisation ends at a gradient of this size
@@ -274,6 +330,8 @@ class Proximal {
   double threshold_ = 0;    // below this error, steps in x and v are tried
   bool polishing_ = false;  // whether the next step is one of these
   int inner_ = 0, status_ = kRunning;
+  int inside_ = 0;      // the steps that the interior-point method may still take
+  double trigger_ = 0;  // with this mean of y_k s_k there, steps in x and v are tried
 
   // Of a step.
   std::vector<double> place_;

@@ -43,6 +43,9 @@ class Quasidefinite {
     u = to_dual(problem_, D_.view(), vector_.data() + n);
   }
 
+  // That of the last solution before its last refinement, relative to the right-hand side.
+  double residual() const { return residual_; }
+
  private:
   // A shift that the refinement takes back keeps the pivots of expanded cones, which have no
   // proximal term, from zero, and says what the least pivot of any other row is.
@@ -76,6 +79,7 @@ class Quasidefinite {
       factorisation_.multiply<1>(values_.data(), z_.data(), rest_.data());
       for (Index k = 0; k < K_.n; ++k) rest_[k] = r_[k] - rest_[k] - proximal_[k] * z_[k];
       const double left = largest(rest_);
+      residual_ = size > 0 ? left / size : left;
       if (!(left > small * size) || !(left < 0.5 * last)) break;
       last = left;
       factorisation_.solve<1>(panels_.data(), inverse_.data(), rest_.data());
@@ -89,7 +93,7 @@ class Quasidefinite {
   Factorisation factorisation_;
   Assembly assembly_;
   Spectral D_;
-  double sigma_ = -1;
+  double sigma_ = -1, residual_ = 0;
   std::vector<double> values_, panels_, inverse_, proximal_, shift_;  // in pivots' order
   std::vector<double> vector_, r_, z_, rest_;  // for a solution
 };

@@ -20,7 +20,7 @@ from diffqcp import (
 from diffqcp._closest import interior
 from diffqcp.cones import ExponentialCone, PowerCone, PSDCone, SecondOrderCone
 from diffqcp.cones.faces import face
-from diffqcp.forward._proximal import least_shift
+from diffqcp.forward._least_shift import least_shift
 from diffqcp.linear_solve import AutoSolver
 
 from .infeasible import infeasible_problem

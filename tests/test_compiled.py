@@ -31,7 +31,7 @@ from diffqcp._compiled import is_compiled
 from diffqcp._extension import extension
 from diffqcp._problem import Problem, problem_of
 from diffqcp._scaling import equilibrate
-from diffqcp.forward import _proximal, Newton, Proximal, Start, Status
+from diffqcp.forward import _least_shift, _proximal, Newton, Proximal, Start, Status
 from diffqcp.integrations.cvxpy import backward, device_qcp, host_qcp
 from diffqcp.linear_solve import AutoSolver, LU, select_solver
 
@@ -54,7 +54,7 @@ def rough(solution, size=1e-4):
 
 def without_calls(monkeypatch):
     """Programs do without the extension, but for the factorisation of `K`."""
-    for module in (_differentiate, _newton, _scaling, _proximal):
+    for module in (_differentiate, _newton, _scaling, _proximal, _least_shift):
         monkeypatch.setattr(module, "in_programs", lambda *_: False)
 
 

@@ -112,3 +112,79 @@ def test_start_and_limit():
     solver = QCPSolver(structure, forward=Proximal())
     found = solver(*map(jnp.asarray, problem[:4]), start=solver(*problem[:4]))
     assert found.status == Status.SOLVED and found.iterations <= 1
+
+
+def test_one_dense_row():
+    """A knapsack problem, for which minimisations alone take hundreds of steps: a greedy
+    choice by worth for weight is its solution.
+    """
+    n = 200
+    weights, worth = np.random.default_rng(0).uniform(0.5, 1.5, (2, n))
+    A = np.vstack([weights, -np.eye(n), np.eye(n)])
+    b = np.r_[weights.sum() / 2, np.zeros(n), np.ones(n)]
+    structure = QCPStructureDense(jnp.zeros((n, n)), jnp.asarray(A), {"l": 2 * n + 1})
+    data = values(np.zeros((n, n)), A, -worth, b)
+    (x, _, _), error, found = alone(structure, data, max_steps=40)
+    assert found.status == Status.SOLVED and error <= exact_error(jnp.float64)
+    best = np.argsort(-worth / weights)
+    room = np.clip(b[0] - (np.cumsum(weights[best]) - weights[best]), 0, weights[best])
+    np.testing.assert_allclose(x[best], room / weights[best], rtol=0, atol=1e-12)
+
+
+def test_start_far_away():
+    """The interior-point method takes over from minimisations that take too long."""
+    P, A, b, dims = transport(6, 0.0)
+    structure = QCPStructureDense(jnp.asarray(P), jnp.asarray(A), dims)
+    rng = np.random.default_rng(1)
+    data = values(P, A, rng.uniform(0, 1, P.shape[0]), b)
+    _, _, cold = alone(structure, data)
+    x, y, s = (jnp.asarray(1e3 * rng.normal(size=part.size)) for part in cold[:3])
+    start = Start((x, y, s), jnp.asarray(False))
+    _, error, found = alone(structure, data, start=start)
+    assert found.status == Status.SOLVED and error <= exact_error(jnp.float64)
+    np.testing.assert_allclose(found.x, cold.x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("start", [False, True], ids=["cold", "start"])
+@pytest.mark.parametrize("quadratic", [False, True], ids=["lp", "qp"])
+def test_certificates(quadratic, start):
+    """Multipliers that prove infeasibility, of equations too, and a ray without end: by
+    the interior-point method, and by minimisations.
+    """
+    n, m, zero = 12, 18, 3
+    structure, statuses = None, []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        A, x, s = rng.normal(size=(m, n)), rng.normal(size=n), rng.normal(size=m)
+        s = np.where(np.arange(m) < zero, 0, np.maximum(s, 0))
+        half = rng.normal(size=(n, n // 2))
+        P = half @ half.T / n if quadratic else np.zeros((n, n))
+        q, b = rng.normal(size=n), A @ x + s
+        if seed % 2:
+            y = np.abs(rng.normal(size=m))  # A'y = 0 and b'y = -1
+            A = A - np.outer(y, y @ A) / (y @ y)
+            b = b - y * (b @ y + 1) / (y @ y)
+        else:
+            d = rng.normal(size=n)
+            d /= np.linalg.norm(d)  # P d = 0, A d <= 0 and q'd = -1
+            along = np.where(np.arange(m) < zero, 0, -np.abs(rng.normal(size=m)))
+            A = A + np.outer(along - A @ d, d)
+            b = A @ x + s
+            P = P - np.outer(P @ d, d) - np.outer(d, d @ P) + (d @ P @ d) * np.outer(d, d)
+            q = q - (q @ d + 1) * d
+        if structure is None:
+            dims = {"z": zero, "l": m - zero}
+            structure = QCPStructureDense(jnp.ones((n, n)), jnp.asarray(A), dims)
+        nothing = jnp.zeros(n), jnp.zeros(m), jnp.zeros(m)
+        zeros = Start(nothing, jnp.asarray(False)) if start else None
+        statuses.append(int(alone(structure, values(P, A, q, b), start=zeros)[2].status))
+    assert statuses == [Status.UNBOUNDED, Status.INFEASIBLE] * 3
+
+
+def test_large_multipliers_do_not_hide_what_is_violated():
+    """The error of a row is relative to its own terms, of which its multiplier is none."""
+    structure = QCPStructureDense(jnp.zeros((1, 1)), jnp.ones((1, 1)), {"l": 1})
+    data = values(np.zeros((1, 1)), np.ones((1, 1)), -np.ones(1), np.ones(1))
+    point = jnp.ones(1) + 1e-6, 1e6 * jnp.ones(1), jnp.zeros(1)
+    residuals = jnp.zeros(1), 1e-6 * jnp.ones(1)
+    assert scaled_error(structure, data, point, residuals) > 1e-7

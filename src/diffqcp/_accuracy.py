@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Float
 
 from ._scaling import block_max
@@ -24,14 +25,16 @@ def scaled_error(
     """The error of a point for a problem in units of its own, as
     [`diffqcp._scaling.equilibrate`][] makes them: the largest of the ratios
 
-        |P x + A'y + q|_j / (1 + |x| + |y|),    |A x + s - b|_i / (1 + |x| + |v_i|),
+        |P x + A'y + q|_j / (1 + |x| + |y|),    |A x + s - b|_i / (1 + |x| + |s_i|),
 
-    where norms are largest entries, and `|v_i|` is the largest in the cone of row `i`. As
-    the entries of the data are at most about one, it says by how much the rows would
-    have to change, relative to themselves, for the point to be their solution (the
-    backward error of Oettli and Prager, "Compatibility of approximate solution of linear
-    equations with given error bounds for coefficients and right-hand sides", 1964). One
-    large number in the data as they were given does not hide the errors of other rows.
+    where norms are largest entries. In a cone that is not a product of rays, where `s` is
+    a part of `y - s` and has rounding errors of its size, `|s_i|` is the largest entry of
+    `y - s`. As the entries of the data are at most about one, the error says by how much
+    the rows would have to change, relative to themselves, for the point to be their
+    solution (the backward error of Oettli and Prager, "Compatibility of approximate
+    solution of linear equations with given error bounds for coefficients and right-hand
+    sides", 1964). One large number in the data as they were given does not hide the
+    errors of other rows.
 
     **Arguments:**
 
@@ -39,7 +42,9 @@ def scaled_error(
     """
     x, y, s = solution
     dual = jnp.ones_like(x) * (1 + _size(x) + _size(y))
-    primal = 1 + _size(x) + block_max(structure, jnp.abs(y - s))
+    straight = np.arange(structure.m) < structure.dims["z"] + structure.dims["l"]
+    projected = block_max(structure, jnp.abs(jnp.where(straight, s, y - s)))
+    primal = 1 + _size(x) + projected
     # If the iterates diverge, any residual is small relative to the point itself. The cap
     # keeps such a point from counting as exact: the residual of an exact one is at most
     # sqrt(eps) times the largest entry of q and b.

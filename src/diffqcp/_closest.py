@@ -57,7 +57,9 @@ from .cones.faces import face
 from .cones.psd import triangle
 from .derivative import Data
 from .forward import Proximal, Start, Status
-from .forward._proximal import least_shift, minimise, Problem
+from .forward._least_shift import least_shift
+from .forward._proximal import minimise
+from .forward._systems import Problem
 from .kkt import KKTOperator
 from .linear_solve import AutoSolver, FrozenSolver
 from .structure import AbstractQCPStructure

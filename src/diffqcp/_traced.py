@@ -182,7 +182,7 @@ def minimise(
 def least_shift(
     call: Call, A: Array, b: Array, inside: Any
 ) -> tuple[Float[Array, " m"], Bool[Array, ""], Array]:
-    """As `diffqcp.forward._proximal.least_shift`."""
+    """As `diffqcp.forward._least_shift.least_shift`."""
     m = call.structure.m
     t, report = call("shift", (A, b, jnp.asarray(inside, b.dtype)), m, 2)
     return t, report[0] > 0, report[1].astype(jnp.int32)

@@ -22,8 +22,13 @@ the solution of the system of `diffqcp.kkt` with `P + sigma I` for `P` and
 minimisation `sigma` becomes smaller and, if the constraints have been violated about as
 much as before, `rho` larger; where it has taken many steps, `sigma` becomes larger.
 
-These steps move `x` alone, and rounding errors of `A x - b` enter `y` multiplied by
-`rho`. So near the solution they are followed by steps in `x` and `v = y - s` at once,
+Where the cones are those of equations and rays only, an interior-point method comes
+first; see `diffqcp.forward._interior`. The minimisations follow if it does not get there,
+and take its place if there is a start.
+
+The steps of a minimisation move `x` alone, and rounding errors of `A x - b` enter `y`
+multiplied by `rho`. So near the solution either method is followed by steps in `x` and
+`v = y - s` at once,
 
     [[P + e I, A'U L], [L U'A, -(I - lam) - e lam]],      e = sqrt(eps),
 
@@ -31,82 +36,26 @@ which are those of Newton's method but for a small proximal term, as long as the
 They converge where `K` is singular, too.
 """
 
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from .. import _traced
 from .._accuracy import accurate_error, exact_error, scaled_error
 from .._compiled import in_programs
-from .._scaling import block_max
 from .._sharding import vary_together
-from ..cones import ConeJacobian, ProductCone
-from ..derivative import Data, Solution
-from ..kkt import KKTOperator
-from ..sparsity import SparseMatrix, SparsityPattern
-from ..structure import AbstractQCPStructure
+from ..derivative import Solution
+from . import _interior
 from ._base import Start, Status
+from ._line_search import line_search
+from ._systems import choose, largest, Problem
 
 
 _RUNNING = -1  # no status yet
-
-
-class Problem(NamedTuple):
-    """A problem.
-
-    - `cone`: `K*`, or the cone that takes its place.
-    - `free`: how these two differ, if at most in the rows of nonnegative cones: those
-        whose multipliers have any sign. None if they differ in others.
-    """
-
-    structure: AbstractQCPStructure
-    data: Data
-    cone: ProductCone
-    free: Bool[Array, " m"] | None
-    solver: lx.AbstractLinearSolver
-
-    @classmethod
-    def make(
-        cls,
-        structure: AbstractQCPStructure,
-        data: Data,
-        solver: lx.AbstractLinearSolver,
-    ) -> "Problem":
-        """With `K*` itself."""
-        free = jnp.zeros(structure.m, bool)
-        return cls(structure, data, structure.dual_cone, free, solver)
-
-    @property
-    def A(self) -> SparseMatrix:
-        """The constraint matrix."""
-        return self.structure.A_matrix(self.data[1])
-
-    @property
-    def P(self) -> SparseMatrix:
-        """All of the objective matrix."""
-        return self.structure.P_matrix(self.data[0])
-
-    def solve(
-        self,
-        jacobian: ConeJacobian,
-        shift: Float[Array, ""],
-        upper: Float[Array, " n"],
-        dual: Float[Array, " m"],
-    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-        """`w` and `U L t` with `K [w; t] = [upper; L U'dual]`, for the matrix `K` with
-        `P + shift I` and the given `D`.
-        """
-        kkt = KKTOperator(_shifted(self.P, shift), self.A, jacobian)
-        state = self.solver.init(kkt, {})
-        right = jnp.concatenate([upper, kkt.from_dual(dual)])
-        z, _, _ = self.solver.compute(state, right, {})
-        return z[: kkt.n], kkt.to_dual(z[kkt.n :])
 
 
 class _Point(NamedTuple):
@@ -133,6 +82,11 @@ class _State(NamedTuple):
     - `threshold`: below this error, steps in `x` and `v` are tried.
     - `polishing`: whether the next step is one of these. Then `point` is `outer`.
     - `inner`: how many steps the minimisation has taken.
+    - `interior`: the iterate of the interior-point method, if the problem is one for it.
+    - `inside`: how many steps that may still take. If there are none, the method is
+        minimising.
+    - `before`: the point next to its last iterate.
+    - `trigger`: with this mean of `y_k s_k` there, steps in `x` and `v` are tried.
     """
 
     point: _Point
@@ -145,6 +99,10 @@ class _State(NamedTuple):
     threshold: Float[Array, ""]
     polishing: Bool[Array, ""]
     inner: Integer[Array, ""]
+    interior: _interior.Iterate | None
+    inside: Integer[Array, ""]
+    before: _Point
+    trigger: Float[Array, ""]
     status: Integer[Array, ""]
     steps: Integer[Array, ""]
 
@@ -181,6 +139,9 @@ def minimise(
     exact, accurate = exact_error(dtype), accurate_error(dtype)
     eps = float(jnp.finfo(dtype).eps)
     nearby = eps**0.45
+    method = None
+    if problem.free is not None and _interior.takes(structure):
+        method = _interior.Method.make(problem, nearby)
     zero = np.arange(structure.m) < structure.dims["z"]
     weight = jnp.asarray(np.where(zero, _EQUALITIES, 1.0), dtype)
     # The same for the eigenvalues, which are in the order of the cones.
@@ -190,8 +151,13 @@ def minimise(
     def unfinished(state: _State) -> Bool[Array, ""]:
         return (state.status == _RUNNING) & (state.steps < max_steps)
 
-    def step(state: _State) -> _Point:
-        """The next point: one factorisation, for a step of either kind."""
+    def is_inside(state: _State) -> Bool[Array, ""]:
+        return (state.inside > 0) & ~state.polishing
+
+    def step(state: _State) -> tuple[_Point, _interior.Iterate | None]:
+        """The next point, and the next iterate of the interior-point method: one
+        factorisation, for a step of any kind.
+        """
         polishing, sigma = state.polishing, state.sigma
         point, outer = state.point, state.outer
         rho = state.rho * weight
@@ -206,9 +172,14 @@ def minimise(
             polishing, lam / (1 + nearby * lam), own_rho * lam / (1 + own_rho * lam)
         )
         small = jnp.where(polishing, nearby, sigma)
+        inside = is_inside(state)
+        if state.interior is not None and method is not None:
+            lam = jnp.where(inside, method.eigenvalues(state.interior), lam)
+            small = jnp.where(inside, method.sigma, small)
         # In a batch, items that are finished are factorised too; with NaN, at once.
         small = jnp.where(unfinished(state), small, jnp.nan)
-        d, dy = problem.solve(jacobian.map(lambda _: lam), small, -gradient, -primal)
+        system = problem.factorise(jacobian.map(lambda _: lam), small)
+        d, dy, _ = system.solve(-gradient, -primal)
         downhill = jnp.all(jnp.isfinite(d)) & (gradient @ d < 0)
         d = jnp.where(downhill | polishing, d, -gradient)
         Ad = problem.A.mv(d)
@@ -216,24 +187,29 @@ def minimise(
         curvature = d @ problem.P.mv(d) + sigma * (d @ d)
         first = gradient @ d
         slope = first - y @ Ad, curvature, Ad, first
-        length, z, y = _line_search(problem, slope, place, path, polishing)
+        length, z, y = line_search(problem, slope, place, path, polishing)
         s = jnp.where(polishing, y - z, (y - z) / rho)
-        return _point(problem, point.x + length * d, y, y - s)
+        new = _point(problem, point.x + length * d, y, y - s)
+        if state.interior is None or method is None:
+            return new, None
+        interior = method.step(state.interior, system)
+        v = interior.y - interior.s
+        next_to = _point(problem, interior.x, problem.cone.project(v), v)
+        interior = choose(inside, interior, state.interior)
+        return choose(inside, next_to, new), interior
 
     def descended(state: _State, new: _Point) -> _State:
         """After a step of a minimisation, which may be its last one."""
         outer, rho, sigma = state.outer, state.rho, state.sigma
-        gradient = _size(new.Px + new.Aty + q + sigma * (new.x - outer.x))
-        primal = _size(new.Ax + (new.y - new.v) - b)
-        floor = 10 * eps * (1 + _size(new.y) + rho * (1 + _size(new.x)))
+        gradient = largest(new.Px + new.Aty + q + sigma * (new.x - outer.x))
+        primal = largest(new.Ax + (new.y - new.v) - b)
+        floor = 10 * eps * (1 + largest(new.y) + rho * (1 + largest(new.x)))
         small = jnp.maximum(jnp.minimum(state.tol, primal), floor)
         done = (gradient <= small) | (state.inner >= _MOST_INNER)
         hard = state.inner >= _MANY
         slow = (primal > _SLOW * state.primal) & ~hard
         status = jnp.where(new.error <= exact, Status.SOLVED, _RUNNING)
-        status = jnp.where(
-            done, _certificate(problem, outer, new, rho * weight, status), status
-        )
+        status = jnp.where(done, _certificate(problem, outer, new, status), status)
         status = jnp.where(jnp.all(jnp.isfinite(new.x)), status, Status.NUMERICAL_TROUBLE)
         ended = state._replace(
             outer=new,
@@ -249,8 +225,27 @@ def minimise(
             inner=jnp.zeros_like(state.inner),
         )
         going = state._replace(inner=state.inner + 1)
-        state = _where(done, ended, going)
+        state = choose(done, ended, going)
         return state._replace(point=new, status=status.astype(jnp.int32))
+
+    def followed(state: _State, new: _Point) -> _State:
+        """After a step of the interior-point method, which may be its last one."""
+        if state.interior is None:
+            return state
+        status = jnp.where(new.error <= exact, Status.SOLVED, _RUNNING)
+        status = _certificate(problem, state.before, new, status)
+        mu = state.interior.mu
+        polishing = mu <= state.trigger
+        left = jnp.where(jnp.all(jnp.isfinite(new.x)), state.inside - 1, 0)
+        at_new = state._replace(point=new, outer=new, trigger=_CLOSER_STILL * mu)
+        at_start = state._replace(**minimising)
+        state = choose(polishing, at_new, choose(left == 0, at_start, state))
+        return state._replace(
+            polishing=polishing | ((left == 0) & minimising["polishing"]),
+            inside=left,
+            before=new,
+            status=status.astype(jnp.int32),
+        )
 
     def polished(state: _State, new: _Point) -> _State:
         """After a step in `x` and `v`."""
@@ -259,7 +254,7 @@ def minimise(
         # At the level of rounding errors no step improves any more.
         stalled = ~good & (jnp.fmin(new.error, state.best.error) <= accurate)
         status = jnp.where((new.error <= exact) | stalled, Status.SOLVED, _RUNNING)
-        outer = _where(improved, new, outer)
+        outer = choose(improved, new, outer)
         threshold = jnp.where(good, state.threshold, 0.1 * outer.error)
         return state._replace(
             point=outer,
@@ -270,11 +265,18 @@ def minimise(
         )
 
     def body(state: _State) -> _State:
-        new = step(state)
-        after = _where(state.polishing, polished(state, new), descended(state, new))
-        best = _where(new.error < state.best.error, new, state.best)
+        enter = state.steps == (0 if start is None else _PATIENCE)
+        if method is not None:
+            inside = jnp.where(enter, _MOST_INSIDE, state.inside)
+            before = choose(enter, state.point, state.before)
+            state = state._replace(inside=inside, before=before)
+        new, interior = step(state)
+        moved = state._replace(interior=interior)
+        after = choose(is_inside(state), followed(moved, new), descended(moved, new))
+        after = choose(state.polishing, polished(moved, new), after)
+        best = choose(new.error < state.best.error, new, state.best)
         after = after._replace(best=best, steps=state.steps + 1)
-        return _where(unfinished(state), after, state)
+        return choose(unfinished(state), after, state)
 
     if start is None:
         zeros = jnp.zeros_like(q), jnp.zeros_like(b)
@@ -284,15 +286,33 @@ def minimise(
         x, y, s = start.solution
         begin = _point(problem, x, problem.cone.project(y - s), y - s)
     one = jnp.ones_like(begin.error)
+    none = jnp.zeros_like(one, dtype=jnp.int32)
     known = jnp.asarray(False) if start is None else start.exact
     status = jnp.where(known | (begin.error <= exact), Status.SOLVED, _RUNNING)
+    # Where constraints are far from being satisfied, a penalty is large enough that is
+    # smaller. (Hermans, Themelis and Patrinos, section 6.2.)
+    violated = jnp.where(zero, 0, problem.cone.project(begin.Ax - b))
+    minimising = {
+        "point": begin,
+        "outer": begin,
+        "rho": one * _RHO / jnp.maximum(1, violated @ violated / 2),
+        "sigma": one * _SIGMA,
+        "tol": one + largest(q) + largest(b),
+        "primal": one * jnp.inf,
+        "threshold": one * _NEAR,
+        "polishing": jnp.asarray(start is not None),
+        "inner": none,
+    }
+    interior = None if method is None else method.begin()
     state = _State(
-        *(begin, begin, begin, one * _RHO, one * _SIGMA),
-        *(one + _size(q) + _size(b), one * jnp.inf, one * _NEAR),
-        polishing=jnp.asarray(start is not None),
-        inner=jnp.zeros_like(one, dtype=jnp.int32),
+        **minimising,
+        best=begin,
+        interior=interior,
+        inside=none,
+        before=begin,
+        trigger=one * (jnp.inf if interior is None else _CLOSE * interior.mu),
         status=status.astype(jnp.int32),
-        steps=jnp.zeros_like(one, dtype=jnp.int32),
+        steps=none,
     )
     state = lax.while_loop(unfinished, body, vary_together(state))
     status, best = state.status, state.best
@@ -308,75 +328,14 @@ _SLOW, _FASTER, _LARGEST = 0.25, 3.0, 1e6
 _CLOSER, _SMALLEST, _WIDEST = 0.3, 1e-7, 1.0
 _MANY, _MOST_INNER = 8, 30
 _NEAR = 0.1
-
-
-def _size(vector: Float[Array, " d"]) -> Float[Array, ""]:
-    return jnp.max(jnp.abs(vector), initial=0)
-
-
-def _where(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
-
-
-def _line_search(
-    problem: Problem,
-    terms: tuple[
-        Float[Array, ""], Float[Array, ""], Float[Array, " m"], Float[Array, ""]
-    ],
-    place: Float[Array, " m"],
-    path: Float[Array, " m"],
-    at_once: Bool[Array, ""],
-) -> tuple[Float[Array, ""], Float[Array, " m"], Float[Array, " m"]]:
-    """A step at whose end the slope of the penalised objective is close to zero. (The
-    objective is convex, so the slope never decreases.)
-
-    **Arguments:**
-
-    - `terms`: `c0`, `c1`, `a`, and the slope at 0; that at `t` is
-        `c0 + c1 t + a'Pi(place + t path)`.
-    - `at_once`: whether to take a step of length 1 without a search.
-
-    **Returns:** `t`, `place + t path`, and its projection.
-    """
-    constant, square, across, first = terms
-
-    def unfinished(carry):
-        _, (_, _, _, slope), count = carry
-        going = ~(jnp.abs(slope) <= 0.1 * jnp.abs(first)) & (count < 30) & ~at_once
-        return (count == 0) | going
-
-    def body(carry):
-        (low, low_slope, high, high_slope), (length, _, _, slope), count = carry
-        left = slope < 0
-        low, low_slope = jnp.where(left, length, low), jnp.where(left, slope, low_slope)
-        high, high_slope = (
-            jnp.where(left, high, length),
-            jnp.where(left, high_slope, slope),
-        )
-        bounded = jnp.isfinite(high)
-        rise = jnp.where(bounded, high_slope - low_slope, 1)
-        share = jnp.clip(-low_slope / jnp.where(rise > 0, rise, 1), 0.01, 0.99)
-        share = jnp.where(count % 3 == 2, 0.5, share)
-        between = low + share * (jnp.where(bounded, high, low) - low)
-        length = jnp.where(bounded, between, 4 * low)
-        length = jnp.where(count == 0, 1, length)
-        z = place + length * path
-        y = problem.cone.project(z)
-        slope = constant + length * square + across @ y
-        return (low, low_slope, high, high_slope), (length, z, y, slope), count + 1
-
-    zero = jnp.zeros_like(first)
-    bracket = zero, first, jnp.full_like(first, jnp.inf), zero
-    carry = bracket, (zero, place, place, first), jnp.zeros_like(first, dtype=jnp.int32)
-    _, (length, z, y, _), _ = lax.while_loop(unfinished, body, vary_together(carry))
-    return length, z, y
+_CLOSE, _CLOSER_STILL = 1e-4, 0.1
+_PATIENCE, _MOST_INSIDE = 10, 100
 
 
 def _certificate(
     problem: Problem,
     old: _Point,
     new: _Point,
-    rho: Float[Array, " m"],
     status: Integer[Array, ""],
 ) -> Integer[Array, ""]:
     """`INFEASIBLE` or `UNBOUNDED` if the last change of the multipliers or that of the
@@ -384,12 +343,12 @@ def _certificate(
     """
     _, _, q, b = problem.data
     d = new.x - old.x
-    size = jnp.maximum(_size(d), 1e-9)
+    size = jnp.maximum(largest(d), 1e-9)
     # Along a ray `A d` is in -K, so that its projection onto K* is zero.
     t, rest = jax.vmap(problem.cone.project)(
-        jnp.stack([(new.y - old.y) / rho, (new.Ax - old.Ax) / size])
+        jnp.stack([new.y - old.y, (new.Ax - old.Ax) / size])
     )
-    t = t / jnp.maximum(_size(t), 1e-9)
+    t = t / jnp.maximum(largest(t), 1e-9)
     support, pulled = b @ t, jnp.sum(jnp.abs(problem.A.transpose_mv(t)))
     infeasible = (support < -1e-9) & (pulled <= -support / _HUGE)
     slope = q @ d / size
@@ -401,117 +360,3 @@ def _certificate(
 
 
 _HUGE = 1e6
-
-
-def _shifted(P: SparseMatrix, shift: Float[Array, ""]) -> SparseMatrix:
-    """`P + shift I`."""
-    pattern, places = _with_diagonal(P.pattern)
-    missing = pattern.nnz - P.pattern.nnz
-    values = jnp.concatenate([P.values, jnp.zeros(missing, P.values.dtype)])
-    return SparseMatrix(values.at[places].add(shift), pattern)
-
-
-@functools.lru_cache(maxsize=64)
-def _with_diagonal(pattern: SparsityPattern) -> tuple[SparsityPattern, np.ndarray]:
-    """The pattern with the whole diagonal added, and the places of the diagonal in it."""
-    on = np.flatnonzero(pattern.rows == pattern.cols)
-    missing = np.setdiff1d(np.arange(pattern.shape[0]), pattern.rows[on])
-    places = np.concatenate([on, pattern.nnz + np.arange(missing.size)])
-    rows = np.concatenate([pattern.rows, missing])
-    cols = np.concatenate([pattern.cols, missing])
-    return SparsityPattern(rows, cols, pattern.shape), places.astype(np.int32)
-
-
-class _Shift(NamedTuple):
-    """`x`, and the gradient `A't` of half the square of the distance."""
-
-    x: Float[Array, " n"]
-    Ax: Float[Array, " m"]
-    t: Float[Array, " m"]
-    gradient: Float[Array, " n"]
-    status: Integer[Array, ""]
-    steps: Integer[Array, ""]
-
-
-def least_shift(
-    structure: AbstractQCPStructure,
-    A: Float[Array, " nnzA"],
-    b: Float[Array, " m"],
-    inside: np.ndarray,
-    solver: lx.AbstractLinearSolver,
-    max_steps: int,
-) -> tuple[Float[Array, " m"], Bool[Array, ""], Integer[Array, ""]]:
-    """The smallest `t` for which `A x + s = b + t` with `s` in `K` has a solution: the
-    minimum of `|Pi(A x - b)|^2 / 2`, by Newton steps with a line search, as above with
-    `y_k = 0` and `rho = 1`. Blocks of `t` that are rounding errors are zero.
-
-    **Arguments:**
-
-    - `inside`: a point inside of `K`, zero in the rows of zero cones.
-
-    **Returns:** `t`, whether it is known to be that, and the number of steps.
-    """
-    if in_programs(structure, solver, b.dtype):
-        call = _traced.Call(structure, solver, steps=max_steps)
-        return _traced.least_shift(call, A, b, inside)
-    eps = float(jnp.finfo(b.dtype).eps)
-    cols = structure.A_matrix(A).col_sizes(jnp.ones_like(b))
-    cols = 1 / jnp.where(cols > 0, cols, 1)
-    unit = _size(b)
-    unit = jnp.where(unit > 0, unit, 1)
-    b = b / unit
-    entries = A * cols[structure.A_pattern.cols]
-    nothing = jnp.zeros(structure.P_pattern.nnz, b.dtype), jnp.zeros_like(cols)
-    data = nothing[0], entries, nothing[1], b
-    problem = Problem.make(structure, data, solver)
-    small = eps**0.45
-    sigma, inward = jnp.full_like(unit, small), small * jnp.asarray(inside, b.dtype)
-
-    def unfinished(state: _Shift) -> Bool[Array, ""]:
-        return (state.status == _RUNNING) & (state.steps < max_steps)
-
-    def body(state: _Shift) -> _Shift:
-        place = state.Ax - b
-        t = problem.cone.project(place)
-        gradient = problem.A.transpose_mv(t)
-        # Constraints that the last step has satisfied are at zero up to rounding errors.
-        # Those that the next one would violate again at once are to count as active, and
-        # so all of them do: otherwise many steps are taken to and fro.
-        jacobian = problem.cone.jacobian(place + inward)
-        halved = jacobian.map(lambda lam: lam / (1 + lam))
-        # As in `minimise`, items that are finished are factorised at once.
-        own_sigma = jnp.where(unfinished(state), sigma, jnp.nan)
-        d, _ = problem.solve(halved, own_sigma, -gradient, jnp.zeros_like(b))
-        first = gradient @ d
-        d = jnp.where(jnp.isfinite(first) & (first < 0), d, -gradient)
-        first = gradient @ d
-        Ad = problem.A.mv(d)
-        terms = first - t @ Ad, sigma * (d @ d), Ad, first
-        length, _, t = _line_search(problem, terms, place, Ad, jnp.asarray(False))
-        x = state.x + length * d
-        Ax, gradient = problem.A.mv(x), problem.A.transpose_mv(t)
-        floor = 10 * eps * (1 + _size(x))
-        done = (_size(gradient) <= floor) | (_size(t) <= floor)
-        # At the level of rounding errors no step improves any more.
-        stalled = _size(gradient) > 0.5 * _size(state.gradient)
-        done |= stalled & (_size(state.gradient) <= _STALLED * floor)
-        still = _size(length * d) <= eps * _size(x)
-        status = jnp.where(done | still, Status.SOLVED, _RUNNING).astype(jnp.int32)
-        new = _Shift(x, Ax, t, gradient, status, state.steps + 1)
-        return _where(unfinished(state), new, state)
-
-    zero = jnp.zeros_like(cols)
-    none = jnp.full_like(unit, _RUNNING, dtype=jnp.int32)
-    far = jnp.full_like(cols, jnp.inf)
-    state = _Shift(zero, jnp.zeros_like(b), b, far, none, jnp.zeros_like(none))
-    state = lax.while_loop(unfinished, body, vary_together(state))
-    t, size = state.t, 1 + _size(state.x)
-    noise = jnp.sum(jnp.abs(state.gradient)) * size
-    tiny = _size(t) <= _NOISE * eps * size
-    proven = (t @ t >= _PROVEN * noise) & (state.status == Status.SOLVED)
-    t = jnp.where(block_max(structure, jnp.abs(t)) > _NOISE * eps * size, t, 0)
-    return unit * jnp.where(tiny, 0, t), tiny | proven, state.steps
-
-
-_NOISE, _PROVEN = 1e4, 1e3
-_STALLED = 100

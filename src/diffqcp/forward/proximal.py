@@ -3,7 +3,8 @@ from ..derivative import Data
 from ..linear_solve.auto import AutoSolver
 from ..structure import AbstractQCPStructure
 from ._base import AbstractForwardSolver, Found, Start
-from ._proximal import minimise, Problem
+from ._proximal import minimise
+from ._systems import Problem
 
 
 class Proximal(AbstractForwardSolver):
