@@ -109,7 +109,7 @@ def as_solver(problem: Problem, cotangent: np.ndarray, forward: Any = None) -> P
     """`diffqcp.QCPSolver` with its defaults, but that it believes its solver."""
     P, A = BCOO.from_scipy_sparse(problem.P), BCOO.from_scipy_sparse(problem.A)
     structure = diffqcp.QCPStructureCPU(P, A, problem.dims, psd_order="upper")
-    options = {"forward": forward or diffqcp.Clarabel(), "polish": False, "throw": False}
+    options = {"forward": forward, "polish": False, "throw": False}
     solver = diffqcp.QCPSolver(structure, **options)
     data = P.data, A.data, jnp.asarray(problem.q), jnp.asarray(problem.b)
 
@@ -128,9 +128,9 @@ def by_moreau(problem: Problem, cotangent: np.ndarray) -> Prepared:
     return as_solver(problem, cotangent, Moreau(tol=1e-10))
 
 
-def by_proximal(problem: Problem, cotangent: np.ndarray) -> Prepared:
-    """The same by the proximal method."""
-    return as_solver(problem, cotangent, diffqcp.Proximal())
+def by_clarabel(problem: Problem, cotangent: np.ndarray) -> Prepared:
+    """The same by Clarabel."""
+    return as_solver(problem, cotangent, diffqcp.Clarabel())
 
 
 def as_qp(problem: Problem, cotangent: np.ndarray) -> Prepared:
@@ -168,7 +168,7 @@ def as_program(problem: Problem, cotangent: np.ndarray) -> Prepared:
 OURS = {
     "diffqcp, solve_qp": as_qp,
     "diffqcp, QCPSolver": as_solver,
-    "diffqcp, QCPSolver by Proximal": by_proximal,
+    "diffqcp, QCPSolver by Clarabel": by_clarabel,
     "diffqcp, QCPSolver by moreau": by_moreau,
     "diffqcp, Program.at": as_program,
 }

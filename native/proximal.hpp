@@ -71,7 +71,8 @@ class Proximal {
     best_ = point_;
     status_ = known || point_.error <= exact() ? kSolved : kRunning;
     int steps = 0;
-    const int patience = start == nullptr ? 0 : kPatience;
+    const bool inside_first = start == nullptr && problem_.P.count() == 0;
+    const int patience = inside_first ? 0 : kPatience;
     for (; status_ == kRunning && steps < max_steps; ++steps) {
       if (steps == patience && Interior::takes(problem_)) enter();
       const bool inside = inside_ > 0 && !polishing_;
@@ -101,7 +102,7 @@ class Proximal {
   static constexpr double kCloser = 0.3, kSmallest = 1e-7, kWidest = 1, kNear = 0.1;
   static constexpr int kMany = 8, kMostInner = 30;
   static constexpr double kClose = 1e-4, kCloserStill = 0.1;
-  static constexpr int kPatience = 10, kMostInside = 100;
+  static constexpr int kPatience = 8, kMostInside = 100;
 
   // v is y - s.
   struct Iterate {

@@ -15,9 +15,12 @@ from diffqcp import (
     Function,
     InteriorPoint,
     Newton,
+    Proximal,
     QCPSolver,
     QCPStructureDense,
+    solver,
 )
+from diffqcp._extension import extension
 
 from .reference import differences, random_direction, random_problem
 
@@ -142,3 +145,19 @@ def test_float32():
         assert found.x.dtype == jnp.float32 and found.objective.dtype == jnp.float32
         # Rounding errors times the condition number of K, about 1e2.
         np.testing.assert_allclose(found.x, solution[0], atol=1e-4)
+
+
+def test_default_solver(monkeypatch):
+    """The proximal method where the extension computes, else Clarabel."""
+
+    def default(dims, rows):
+        structure = QCPStructureDense(jnp.eye(2), jnp.ones((rows, 2)), dims)
+        return type(QCPSolver(structure).forward)
+
+    compiled = extension() is not None
+    few = Proximal if compiled else Clarabel
+    assert default({"z": 1, "l": 2}, 3) is few
+    assert default({"ep": 1, "q": [3]}, 6) is few
+    assert default({"ep": 30, "ed": 30}, 180) is Clarabel
+    monkeypatch.setattr(solver, "in_programs", lambda *_: False)
+    assert default({"z": 1, "l": 2}, 3) is Clarabel

@@ -182,7 +182,7 @@ def test_certificates(quadratic, start):
 
 
 def test_large_multipliers_do_not_hide_what_is_violated():
-    """The error of a row is relative to its own terms, of which its multiplier is none."""
+    """The error of a row is relative to its own terms, and its multiplier is none."""
     structure = QCPStructureDense(jnp.zeros((1, 1)), jnp.ones((1, 1)), {"l": 1})
     data = values(np.zeros((1, 1)), np.ones((1, 1)), -np.ones(1), np.ones(1))
     point = jnp.ones(1) + 1e-6, 1e6 * jnp.ones(1), jnp.zeros(1)

@@ -22,9 +22,9 @@ the solution of the system of `diffqcp.kkt` with `P + sigma I` for `P` and
 minimisation `sigma` becomes smaller and, if the constraints have been violated about as
 much as before, `rho` larger; where it has taken many steps, `sigma` becomes larger.
 
-Where the cones are those of equations and rays only, an interior-point method comes
-first; see `diffqcp.forward._interior`. The minimisations follow if it does not get there,
-and take its place if there is a start.
+Where the cones are those of equations and rays only, an interior-point method takes over
+after a few steps, and without `P` and without a start at once; see
+`diffqcp.forward._interior`. The minimisations begin again if it does not get there.
 
 The steps of a minimisation move `x` alone, and rounding errors of `A x - b` enter `y`
 multiplied by `rho`. So near the solution either method is followed by steps in `x` and
@@ -264,9 +264,11 @@ def minimise(
             status=status.astype(jnp.int32),
         )
 
+    inside_first = start is None and structure.P_pattern.nnz == 0
+
     def body(state: _State) -> _State:
-        enter = state.steps == (0 if start is None else _PATIENCE)
         if method is not None:
+            enter = state.steps == (0 if inside_first else _PATIENCE)
             inside = jnp.where(enter, _MOST_INSIDE, state.inside)
             before = choose(enter, state.point, state.before)
             state = state._replace(inside=inside, before=before)
@@ -329,7 +331,7 @@ _CLOSER, _SMALLEST, _WIDEST = 0.3, 1e-7, 1.0
 _MANY, _MOST_INNER = 8, 30
 _NEAR = 0.1
 _CLOSE, _CLOSER_STILL = 1e-4, 0.1
-_PATIENCE, _MOST_INSIDE = 10, 100
+_PATIENCE, _MOST_INSIDE = 8, 100
 
 
 def _certificate(

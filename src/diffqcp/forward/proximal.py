@@ -11,15 +11,17 @@ class Proximal(AbstractForwardSolver):
     """The proximal method of multipliers, without a callback, for all cones: on CPUs by
     the compiled extension, if it is installed, else inside XLA.
 
-    Its Newton steps factorise systems that are never singular, so linear programs,
-    dependent constraints and solutions that are not unique are no special cases, and it
-    needs no start. From a nearby solution it takes few steps. A step costs as much as a
-    derivative; cold, six to twenty are usual, and badly scaled problems can take
-    hundreds, or end at the limit. Infeasible and unbounded problems end in that status,
-    by certificates. Near the solution the steps are those of Newton's method, up to
-    rounding errors. (Hermans, Themelis and Patrinos, "QPALM", 2022, and Bambade et al.,
-    "ProxQP", 2022, for QPs. The [derivation](../derivation.md#infeasible-problems) has
-    the formulas.)
+    Its steps factorise systems that are never singular, so linear programs, dependent
+    constraints and solutions that are not unique are no special cases, and it needs no
+    start. From a nearby solution it takes few steps. Linear programs, and QPs that take
+    more than eight steps, are solved by an interior-point method with the same systems.
+    A step costs as much as a derivative; cold, five to twenty are usual. Badly scaled
+    problems, and large ones with exponential cones, can take many more. Infeasible and
+    unbounded problems end in that status, by certificates. Near the solution the steps
+    are those of Newton's method, up to rounding errors. (Hermans, Themelis and Patrinos,
+    "QPALM", 2022, and Bambade et al., "ProxQP", 2022, for QPs; Mehrotra, "On the
+    implementation of a primal-dual interior point method", 1992. The
+    [derivation](../derivation.md#infeasible-problems) has the formulas.)
 
     **Arguments:**
 
