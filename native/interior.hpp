@@ -27,9 +27,9 @@ class Interior {
   Interior(const Problem& problem, const Data<const double>& data, const double* free,
            double epsilon, double sigma)
       : x(problem.n), y(problem.m), s(problem.m), problem_(problem), data_(data),
-        D_(problem), ray_(problem.m), epsilon_(epsilon), sigma_(sigma),
-        delta_(std::pow(epsilon, 0.64)), upper_(problem.n), lower_(problem.m), dual_(problem.n), primal_(problem.m),
-        aim_(problem.m), u_(problem.m), d_(problem) {
+        D_(problem), ray_(problem.m), accurate_(std::pow(epsilon, 0.4)), sigma_(sigma),
+        delta_(std::pow(epsilon, 0.64)), upper_(problem.n), lower_(problem.m),
+        dual_(problem.n), primal_(problem.m), aim_(problem.m), u_(problem.m), d_(problem) {
     for (Index k = problem.zero; k < problem.zero + problem.rays; ++k)
       count_ += ray_[k] = free[k] == 0;
   }
@@ -59,7 +59,8 @@ class Interior {
       aim_[k] = y[k] * s[k];
     }
     find_direction(system);
-    if (delta_ < sigma_ && !(all_finite(d_.x) && system.residual() <= std::pow(epsilon_, 0.4))) {
+    const bool exact = all_finite(d_.x) && system.residual() <= accurate_;
+    if (!exact && delta_ < sigma_) {
       delta_ = sigma_;
       return;
     }
@@ -139,7 +140,7 @@ class Interior {
   Spectral D_;
   std::vector<char> ray_;
   Index count_ = 0;
-  double epsilon_, sigma_, delta_;
+  double accurate_, sigma_, delta_;
   std::vector<double> upper_, lower_, dual_, primal_, aim_, u_;
   Direction d_;
 };

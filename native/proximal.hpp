@@ -60,10 +60,10 @@ class Proximal {
            const double* free)
       : problem_(problem), epsilon_(epsilon), data_(data), cone_(problem, free),
         system_(problem, data.P, data.A),
-        interior_(problem, data, free, epsilon, nearby()), point_(problem),
-        next_(problem), outer_(problem), before_(problem), place_(problem.m), D_(problem), gradient_(problem.n), upper_(problem.n),
-        lower_(problem.m), path_(problem.m), d_(problem.n), dy_(problem.m), Ad_(problem.m),
-        Pd_(problem.n), end_(problem) {}
+        interior_(problem, data, free, epsilon, nearby()), point_(problem), next_(problem),
+        outer_(problem), before_(problem), place_(problem.m), D_(problem),
+        gradient_(problem.n), upper_(problem.n), lower_(problem.m), path_(problem.m),
+        d_(problem.n), dy_(problem.m), Ad_(problem.m), Pd_(problem.n), end_(problem) {}
 
   // From `start`, or from zero if that is null. `known` says that it is the solution.
   Result minimise(const Solution<const double>* start, bool known, int max_steps) {
@@ -158,7 +158,7 @@ class Proximal {
     inner_ = 0;
   }
 
-  // Smaller where constraints are far from being satisfied.
+  // Where constraints are far from being satisfied, a smaller penalty is large enough.
   double first_rho() const {
     std::vector<double> v(problem_.m), y(problem_.m);
     for (Index k = 0; k < problem_.m; ++k) v[k] = point_.Ax[k] - data_.b[k];
@@ -168,7 +168,7 @@ class Proximal {
     return kRho / std::max(1.0, square / 2);
   }
 
-  // next_ becomes the next point, after a step of either kind.
+  // next_ becomes the next point, after a step of a minimisation or of polishing.
   void step() {
     const Index n = problem_.n, m = problem_.m;
     const double near = nearby();

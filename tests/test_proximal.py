@@ -6,8 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.sparse import BCOO
 
-from diffqcp import Proximal, QCPSolver, QCPStructureDense, Status
+from diffqcp import (
+    Proximal,
+    QCPSolver,
+    QCPStructureCPU,
+    QCPStructureDense,
+    Status,
+)
 from diffqcp._accuracy import exact_error, scaled_error
 from diffqcp._scaling import equilibrate
 from diffqcp.forward import Start
@@ -122,9 +129,11 @@ def test_one_dense_row():
     weights, worth = np.random.default_rng(0).uniform(0.5, 1.5, (2, n))
     A = np.vstack([weights, -np.eye(n), np.eye(n)])
     b = np.r_[weights.sum() / 2, np.zeros(n), np.ones(n)]
-    structure = QCPStructureDense(jnp.zeros((n, n)), jnp.asarray(A), {"l": 2 * n + 1})
-    data = values(np.zeros((n, n)), A, -worth, b)
-    (x, _, _), error, found = alone(structure, data, max_steps=40)
+    nothing = BCOO((jnp.zeros(0), jnp.zeros((0, 2), int)), shape=(n, n))
+    structure = QCPStructureCPU(nothing, BCOO.fromdense(A), {"l": 2 * n + 1})
+    entries = A[structure.A_pattern.rows, structure.A_pattern.cols]
+    data = values(np.zeros(0), entries, -worth, b)
+    (x, _, _), error, found = alone(structure, data, max_steps=25)
     assert found.status == Status.SOLVED and error <= exact_error(jnp.float64)
     best = np.argsort(-worth / weights)
     room = np.clip(b[0] - (np.cumsum(weights[best]) - weights[best]), 0, weights[best])

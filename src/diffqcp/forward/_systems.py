@@ -79,7 +79,7 @@ class Problem(NamedTuple):
 
 
 def largest(vector: Float[Array, " d"]) -> Float[Array, ""]:
-    """Its largest entry."""
+    """The size of its largest entry."""
     return jnp.max(jnp.abs(vector), initial=0)
 
 
