@@ -29,7 +29,6 @@ from .forward import (
     Clarabel,
     Found,
     Function,
-    Proximal,
     Start,
     Status,
 )
@@ -231,9 +230,6 @@ def search(
         return _State(_choose(best, new), tries + 1)
 
     begin = _begin(structure, prepared, found)
-    if isinstance(forward, Proximal):  # has taken Newton steps by itself
-        settled = begin.settled | _is_final(jnp.asarray(begin.found.status))
-        begin = begin._replace(settled=settled)
     tries = jnp.zeros_like(begin.found.status)
     first_state = vary_together(_State(begin, tries))
     best = lax.while_loop(unfinished, body, first_state).best
