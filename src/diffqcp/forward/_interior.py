@@ -160,7 +160,7 @@ class Method(NamedTuple):
 
     def _mean(self, y: Float[Array, " m"], s: Float[Array, " m"]) -> Float[Array, ""]:
         """Of `y_k s_k`. (Where there is no ray, `s` is zero.)"""
-        return y @ s / jnp.maximum(jnp.sum(self.ray), 1)
+        return y @ s / jnp.maximum(jnp.sum(self.ray, dtype=y.dtype), 1)
 
 
 _INSIDE = 0.995
