@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from .._accuracy import Residuals
 from ..structure import AbstractQCPStructure
 from ._systems import choose, Problem, System
 
@@ -112,15 +113,18 @@ class Method(NamedTuple):
 
         - `system`: that with `eigenvalues`, and `sigma`.
         """
-        product = at.y * at.s
-        first, residual = self._direction(at, system, product)
+        problem, product = self.problem, at.y * at.s
+        _, _, q, b = problem.data
+        dual = problem.P.mv(at.x) + problem.A.transpose_mv(at.y) + q
+        residuals = dual, problem.A.mv(at.x) + at.s - b
+        first, residual = self._direction(at, system, residuals, product)
         exact = jnp.all(jnp.isfinite(first.x)) & (residual <= self._eps**0.4)
         again = ~exact & (at.delta < self.sigma)
         length = jnp.minimum(1, self._longest(at, first))
         left = self._mean(at.y + length * first.y, at.s + length * first.s)
         share = left / jnp.where(at.mu > 0, at.mu, 1)
         aim = product + first.y * first.s - share**3 * at.mu
-        second, _ = self._direction(at, system, aim)
+        second, _ = self._direction(at, system, residuals, aim)
         length = jnp.minimum(1, _INSIDE * self._longest(at, second))
         x, y, s = (
             part + length * change for part, change in zip(at[:3], second, strict=True)
@@ -136,13 +140,14 @@ class Method(NamedTuple):
         return self.problem.factorise(jacobian.map(lambda _: lam), shift)
 
     def _direction(
-        self, at: Iterate, system: System, aim: Float[Array, " m"]
+        self,
+        at: Iterate,
+        system: System,
+        residuals: Residuals,
+        aim: Float[Array, " m"],
     ) -> tuple[_Direction, Float[Array, ""]]:
         """With `y_k ds_k + s_k dy_k = -aim_k`, and the residual of the system."""
-        problem, ray = self.problem, self.ray
-        _, _, q, b = problem.data
-        dual = problem.P.mv(at.x) + problem.A.transpose_mv(at.y) + q
-        primal = problem.A.mv(at.x) + at.s - b
+        problem, ray, (dual, primal) = self.problem, self.ray, residuals
         pull = jnp.where(ray, -aim / jnp.where(ray, at.y + at.s, 1), 0)
         upper = -dual - problem.A.transpose_mv(pull)
         dx, u, residual = system.solve(upper, -primal - (1 - at.delta) * pull)

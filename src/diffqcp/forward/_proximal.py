@@ -187,7 +187,7 @@ def minimise(
         curvature = d @ problem.P.mv(d) + sigma * (d @ d)
         first = gradient @ d
         slope = first - y @ Ad, curvature, Ad, first
-        length, z, y = line_search(problem, slope, place, path, polishing)
+        length, z, y = line_search(problem, slope, place, path, polishing | inside)
         s = jnp.where(polishing, y - z, (y - z) / rho)
         new = _point(problem, point.x + length * d, y, y - s)
         if state.interior is None or method is None:
