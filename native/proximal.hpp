@@ -158,8 +158,11 @@ class Proximal {
     inner_ = 0;
   }
 
-  // Where constraints are far from being satisfied, a smaller penalty is large enough.
+  // Where constraints are far from being satisfied, a smaller penalty is large enough. For
+  // equations and rays it would cost steps: where they are slow, the interior-point method
+  // takes over.
   double first_rho() const {
+    if (Interior::takes(problem_)) return kRho;
     std::vector<double> v(problem_.m), y(problem_.m);
     for (Index k = 0; k < problem_.m; ++k) v[k] = point_.Ax[k] - data_.b[k];
     cone_.project(v, y);

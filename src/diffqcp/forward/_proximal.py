@@ -291,13 +291,17 @@ def minimise(
     none = jnp.zeros_like(one, dtype=jnp.int32)
     known = jnp.asarray(False) if start is None else start.exact
     status = jnp.where(known | (begin.error <= exact), Status.SOLVED, _RUNNING)
-    # Where constraints are far from being satisfied, a penalty is large enough that is
-    # smaller. (Hermans, Themelis and Patrinos, section 6.2.)
-    violated = jnp.where(zero, 0, problem.cone.project(begin.Ax - b))
+    rho = one * _RHO
+    if not _interior.takes(structure):
+        # Where constraints are far from being satisfied, a smaller penalty is large
+        # enough. (Hermans, Themelis and Patrinos, section 6.2.) For equations and rays it
+        # would cost steps: where they are slow, the interior-point method takes over.
+        violated = jnp.where(zero, 0, problem.cone.project(begin.Ax - b))
+        rho = rho / jnp.maximum(1, violated @ violated / 2)
     minimising = {
         "point": begin,
         "outer": begin,
-        "rho": one * _RHO / jnp.maximum(1, violated @ violated / 2),
+        "rho": rho,
         "sigma": one * _SIGMA,
         "tol": one + largest(q) + largest(b),
         "primal": one * jnp.inf,
