@@ -27,24 +27,26 @@ struct Spectral {
 
 class Assembly {
  public:
-  explicit Assembly(const Problem& problem) : problem_(problem) {}
+  explicit Assembly(const Problem& problem)
+      : problem_(problem), roots_(problem.m), entries_(problem.entries()) {}
 
   // In the order of the factorisation.
   void values(const double* P, const double* A, const Jacobian& D, double* K) {
-    entries_.resize(problem_.entries());
+    for (Index k = 0; k < problem_.m; ++k) roots_[k] = std::sqrt(D.lam[k]);
     double* next = entries_.data();
     for (Index stored : problem_.upper) *next++ = P[stored];
     double* corner = next;
     for (Index k = 0; k < problem_.m; ++k) *next++ = D.lam[k] - 1;
     for (size_t k = 0; k < problem_.blocks.size(); ++k) {
       const Block& block = problem_.blocks[k];
+      const double* roots = roots_.data() + block.start;
       if (block.size == 1) {
         for (size_t e = 0; e < block.entry.size(); ++e)
-          *next++ = std::sqrt(D.lam[block.start + block.place[e]]) * A[block.entry[e]];
+          *next++ = roots[block.place[e]] * A[block.entry[e]];
       } else if (block.tau < 0) {
-        next = dense(problem_.cone.factors[k], block, A, D, next);
+        next = dense(problem_.cone.factors[k], block, A, D, roots, next);
       } else {
-        next = expanded(problem_.cone.factors[k], block, A, D, next);
+        next = expanded(problem_.cone.factors[k], block, A, D, roots, next);
         for (Index i = 0; i < block.dim(); ++i)
           if (i % block.size >= 2) corner[block.start + i] = -1;
       }
@@ -103,7 +105,7 @@ class Assembly {
   // L U'A on all of a cone's rows, for each of the columns that occur in them. Returns the
   // end of the entries that begin at `next`.
   static double* dense(const Repeated& factor, const Block& block, const double* A,
-                       const Jacobian& D, double* next) {
+                       const Jacobian& D, const double* roots, double* next) {
     std::vector<double> column(block.size);
     for (size_t pair = 0; pair < block.pair_col.size(); ++pair) {
       const Index own = block.pair_cone[pair];
@@ -114,15 +116,14 @@ class Assembly {
       }
       factor.cones[own]->rotate_back(D.frames + factor.frame + own * factor.first().frame(),
                                      column.data());
-      const double* lam = D.lam + block.start + own * block.size;
-      for (Index i = 0; i < block.size; ++i) *next++ = std::sqrt(lam[i]) * column[i];
+      const double* root = roots + own * block.size;
+      for (Index i = 0; i < block.size; ++i) *next++ = root[i] * column[i];
     }
     return next;
   }
 
   static double* expanded(const Repeated& factor, const Block& block, const double* A,
-                          const Jacobian& D, double* next) {
-    const double* lam = D.lam + block.start;
+                          const Jacobian& D, const double* roots, double* next) {
     std::vector<double> vector(block.dim());
     for (Index k = 0; k < 2; ++k) {
       for_each(factor, block, [&](const Cone& cone, Index start, int64_t frame) {
@@ -136,18 +137,19 @@ class Assembly {
           const Index e = block.by_pair[j];
           sum += vector[block.place[e]] * A[block.entry[e]];
         }
-        *next++ = std::sqrt(lam[block.pair_cone[pair] * block.size + k]) * sum;
+        *next++ = roots[block.pair_cone[pair] * block.size + k] * sum;
       }
       next = std::copy(vector.begin(), vector.end(), next);
     }
-    const auto rest = [&](Index place) { return lam[place / block.size * block.size + 2]; };
+    const auto rest = [&](Index place) { return place / block.size * block.size + 2; };
     for (size_t e = 0; e < block.entry.size(); ++e)
-      *next++ = std::sqrt(rest(block.place[e])) * A[block.entry[e]];
-    for (Index i = 0; i < block.dim(); ++i) *next++ = rest(i) - 1;
+      *next++ = roots[rest(block.place[e])] * A[block.entry[e]];
+    for (Index i = 0; i < block.dim(); ++i) *next++ = D.lam[block.start + rest(i)] - 1;
     return next;
   }
 
   const Problem& problem_;
+  std::vector<double> roots_;    // of the eigenvalues of D
   std::vector<double> entries_;  // in the order of the blocks
 };
 

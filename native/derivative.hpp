@@ -58,12 +58,13 @@ inline void pull_back(const Problem& problem, const double* x, const double* y,
   const double* w = answer.w.data();
   for (Index k = 0; k < problem.m; ++k) out.b[k] = cotangent.s[k] + answer.u[k];
   for (Index j = 0; j < problem.n; ++j) out.q[j] = -w[j];
-  const auto& [A_rows, A_cols] = problem.A;
-  for (size_t k = 0; k < A_rows.size(); ++k)
-    out.A[k] = -y[A_rows[k]] * w[A_cols[k]] - out.b[A_rows[k]] * x[A_cols[k]];
-  const auto& [P_rows, P_cols] = problem.P;
-  for (size_t k = 0; k < P_rows.size(); ++k) {
-    const Index i = P_rows[k], j = P_cols[k];
+  const Places &P = problem.P, &A = problem.A;
+  for (size_t k = 0; k < A.count(); ++k) {
+    const Index i = A.rows[k], j = A.cols[k];
+    out.A[k] = -y[i] * w[j] - out.b[i] * x[j];
+  }
+  for (size_t k = 0; k < P.count(); ++k) {
+    const Index i = P.rows[k], j = P.cols[k];
     out.P[k] = -problem.weights[k] * (w[i] * x[j] + x[i] * w[j]) / 2;
   }
 }

@@ -41,6 +41,17 @@ inline void subtract_columns(Index rows, Index cols, const double* a, int64_t st
 }
 
 DIFFQCP_VECTORISED
+inline void add_many(Index size, double factor, const double* a, double* c) {
+  for (Index i = 0; i < size; ++i) c[i] += factor * a[i];
+}
+
+// c += factor a
+inline void add_multiple(Index size, double factor, const double* a, double* c) {
+  if (size >= kTiny) return add_many(size, factor, a, c);
+  for (Index i = 0; i < size; ++i) c[i] += factor * a[i];
+}
+
+DIFFQCP_VECTORISED
 inline double dot_many(Index size, const double* a, const double* b) {
   double sum[4] = {0, 0, 0, 0};
   Index i = 0;

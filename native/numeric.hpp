@@ -111,16 +111,25 @@ class Factorisation {
     std::fill(y, y + static_cast<int64_t>(K.n) * C, 0.0);
     for (Index k = 0; k < K.entries;) {
       const int64_t j = static_cast<int64_t>(K.entry_col[k]) * C;
-      double own[C], sum[C] = {};
+      double own[C], sum[C] = {}, sums[4][C] = {};
       for (int c = 0; c < C; ++c) own[c] = x[j + c];
-      for (; k < K.entries && K.entry_col[k] * static_cast<int64_t>(C) == j; ++k) {
-        const int64_t i = static_cast<int64_t>(K.entry_row[k]) * C;
-        const double value = values[k];
+      const auto add = [&](Index entry, double* to) {
+        const int64_t i = static_cast<int64_t>(K.entry_row[entry]) * C;
+        const double value = values[entry];
         for (int c = 0; c < C; ++c) {
           if (i != j) y[i + c] += value * own[c];
-          sum[c] += value * x[i + c];
+          to[c] += value * x[i + c];
         }
-      }
+      };
+      const auto here = [&](Index entry) {
+        return entry < K.entries && K.entry_col[entry] * static_cast<int64_t>(C) == j;
+      };
+      // Sums that do not wait for each other.
+      for (; here(k + 3); k += 4)
+        for (int e = 0; e < 4; ++e) add(k + e, sums[e]);
+      for (; here(k); ++k) add(k, sum);
+      for (const auto& part : sums)
+        for (int c = 0; c < C; ++c) sum[c] += part[c];
       for (int c = 0; c < C; ++c) y[j + c] += sum[c];
     }
   }

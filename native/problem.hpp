@@ -24,11 +24,27 @@ namespace diffqcp {
 // A matrix by its entries. Those with the same place add up.
 struct Places {
   Indices rows, cols;
+  // The shape of a matrix of which all entries are there, row after row; else zero.
+  Index height = 0, width = 0;
+
+  Places() = default;
+  Places(Indices of_rows, Indices of_cols, Index m, Index n)
+      : rows(std::move(of_rows)), cols(std::move(of_cols)) {
+    bool full = rows.size() == static_cast<size_t>(m) * n;
+    for (size_t k = 0; full && k < rows.size(); ++k)
+      full = static_cast<size_t>(rows[k]) * n + cols[k] == k;
+    if (full) height = m, width = n;
+  }
 
   size_t count() const { return rows.size(); }
+  bool full() const { return width > 0; }
 
   // y += A x, and y += A'x.
   void add_product(const double* A, const double* x, double* y) const {
+    if (full()) {
+      for (Index i = 0; i < height; ++i, A += width) y[i] += dot(width, A, x);
+      return;
+    }
     for (size_t k = 0; k < rows.size();) {
       const Index row = rows[k];
       double sum = 0;
@@ -37,6 +53,10 @@ struct Places {
     }
   }
   void add_transposed(const double* A, const double* x, double* y) const {
+    if (full()) {
+      for (Index i = 0; i < height; ++i, A += width) add_multiple(width, x[i], A, y);
+      return;
+    }
     for (size_t k = 0; k < rows.size(); ++k) y[cols[k]] += A[k] * x[rows[k]];
   }
 
@@ -97,14 +117,16 @@ struct Problem {
     const Indices& sizes = parts[kSizes];
     n = sizes[0], m = sizes[1], zero = sizes[2], rays = sizes[3], order = sizes[4];
     need(n >= 0 && m >= 0 && zero >= 0 && rays >= 0 && zero + rays <= m, "sizes");
-    P = {std::move(parts[kPRows]), std::move(parts[kPCols])};
-    A = {std::move(parts[kARows]), std::move(parts[kACols])};
+    check(parts[kPRows], parts[kPCols], n, n, "P");
+    check(parts[kARows], parts[kACols], m, n, "A");
+    P = {std::move(parts[kPRows]), std::move(parts[kPCols]), n, n};
+    A = {std::move(parts[kARows]), std::move(parts[kACols]), m, n};
     weights.assign(parts[kPWeights].begin(), parts[kPWeights].end());
     upper = std::move(parts[kUpper]);
     lengths = std::move(parts[kLengths]);
-    check(P, n, n, "P");
-    check(A, m, n, "A");
     need(weights.size() == P.count(), "P");
+    for (double weight : weights)
+      if (weight != 1) P.width = 0;  // a triangle
     check(upper, static_cast<int64_t>(P.count()), "P");
     int64_t rest = zero + rays;
     for (Index length : lengths) need(length > 0 && (rest += length) <= m, "lengths");
@@ -145,6 +167,13 @@ struct Problem {
 
   // The symmetric part of P times x is added to y.
   void add_P(const double* values, const double* x, double* y) const {
+    if (P.full()) {
+      for (Index i = 0; i < n; ++i, values += n) {
+        y[i] += dot(n, values, x) / 2;
+        add_multiple(n, x[i] / 2, values, y);
+      }
+      return;
+    }
     for (size_t k = 0; k < P.count();) {
       const Index row = P.rows[k];
       const double own = x[row];
@@ -203,10 +232,11 @@ struct Problem {
     for (Index index : indices) need(index >= 0 && index < end, name);
   }
 
-  static void check(const Places& places, Index height, Index width, const char* name) {
-    need(places.rows.size() == places.cols.size(), name);
-    check(places.rows, height, name);
-    check(places.cols, width, name);
+  static void check(const Indices& rows, const Indices& cols, Index height, Index width,
+                    const char* name) {
+    need(rows.size() == cols.size(), name);
+    check(rows, height, name);
+    check(cols, width, name);
   }
 
   // Of each factor the kind of cone, negative for the dual of one, its size, and how many

@@ -16,12 +16,11 @@ struct Scaling {
 
   void scale(const Problem& problem, const Data<const double>& data,
              const Data<double>& out) const {
-    const auto& [P_rows, P_cols] = problem.P;
-    for (size_t k = 0; k < P_rows.size(); ++k)
-      out.P[k] = cols[P_rows[k]] * data.P[k] * cols[P_cols[k]];
-    const auto& [A_rows, A_cols] = problem.A;
-    for (size_t k = 0; k < A_rows.size(); ++k)
-      out.A[k] = rows[A_rows[k]] * data.A[k] * cols[A_cols[k]];
+    const Places &P = problem.P, &A = problem.A;
+    for (size_t k = 0; k < P.count(); ++k)
+      out.P[k] = cols[P.rows[k]] * data.P[k] * cols[P.cols[k]];
+    for (size_t k = 0; k < A.count(); ++k)
+      out.A[k] = rows[A.rows[k]] * data.A[k] * cols[A.cols[k]];
     for (Index j = 0; j < problem.n; ++j) out.q[j] = cols[j] * data.q[j] / unit;
     for (Index k = 0; k < problem.m; ++k) out.b[k] = rows[k] * data.b[k] / unit;
   }
@@ -34,15 +33,32 @@ inline double power_of_two(double value) {
   return std::ldexp(1.0, fraction > 0.75 ? exponent : exponent - 1);
 }
 
+inline void grow(double& largest, double value) { largest = std::max(largest, value); }
+
+// `of_rows` and `of_cols` become at least the largest entries of the rows and columns of a
+// matrix with these factors of rows and columns.
+inline void grow_by(const Places& places, const double* values,
+                    const std::vector<double>& rows, const std::vector<double>& cols,
+                    std::vector<double>& of_rows, std::vector<double>& of_cols) {
+  for (size_t k = 0; k < places.count();) {
+    const Index i = places.rows[k];
+    double largest = 0;
+    for (; k < places.count() && places.rows[k] == i; ++k) {
+      const Index j = places.cols[k];
+      const double size = rows[i] * std::abs(values[k]) * cols[j];
+      grow(of_cols[j], size);
+      grow(largest, size);
+    }
+    grow(of_rows[i], largest);
+  }
+}
+
 // The Python function equilibrate.
 inline Scaling equilibrate(const Problem& problem, const Data<const double>& data) {
   constexpr int kSteps = 5;
   const Index n = problem.n, m = problem.m;
   Scaling scaling{std::vector<double>(n, 1.0), std::vector<double>(m, 1.0)};
   std::vector<double> cols(n), rows(m);
-  const auto grow = [](double& largest, double value) {
-    largest = std::max(largest, value);
-  };
   for (int step = 0; step < kSteps; ++step) {
     double largest = 0;
     for (Index j = 0; j < n; ++j) {
@@ -53,20 +69,8 @@ inline Scaling equilibrate(const Problem& problem, const Data<const double>& dat
       rows[k] = scaling.rows[k] * std::abs(data.b[k]) / scaling.unit;
       grow(largest, rows[k]);
     }
-    const auto& [P_rows, P_cols] = problem.P;
-    for (size_t k = 0; k < P_rows.size(); ++k) {
-      const Index i = P_rows[k], j = P_cols[k];
-      const double size = scaling.cols[i] * std::abs(data.P[k]) * scaling.cols[j];
-      grow(cols[i], size);
-      grow(cols[j], size);
-    }
-    const auto& [A_rows, A_cols] = problem.A;
-    for (size_t k = 0; k < A_rows.size(); ++k) {
-      const double size =
-          scaling.rows[A_rows[k]] * std::abs(data.A[k]) * scaling.cols[A_cols[k]];
-      grow(cols[A_cols[k]], size);
-      grow(rows[A_rows[k]], size);
-    }
+    grow_by(problem.P, data.P, scaling.cols, scaling.cols, cols, cols);
+    grow_by(problem.A, data.A, scaling.rows, scaling.cols, rows, cols);
     Index start = problem.zero + problem.rays;
     for (Index length : problem.lengths) {
       const auto first = rows.begin() + start;
