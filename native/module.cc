@@ -12,6 +12,7 @@
 namespace ffi = xla::ffi;
 using diffqcp::Batch;
 using diffqcp::Factor;
+using diffqcp::Factorisation;
 using diffqcp::Guarded;
 using diffqcp::Index;
 using diffqcp::items;
@@ -179,12 +180,13 @@ ffi::Error factorise(ffi::ThreadPool pool, Plan plan, Plan groups, Numbers value
   const auto dims = words->dimensions();
   const Batch value_of(values.dimensions(), dims), shift_of(shift.dimensions(), dims);
   double* out = reinterpret_cast<double*>(words->typed_data());
+  const Factorisation factorisation(K, lapack.gemm);
   parallel(pool, items(dims), [&](int64_t item) {
     const Factor factor(K, out + item * Factor::size(K));
     const Values entries(values, value_of(item), K.entries);
     read(shift, shift_of(item), K.n, K.pivots, factor.shift);
     singular->typed_data()[item] = diffqcp::factorise(
-        K, lapack, entries.data(), groups.typed_data(), adapt, well_posed, factor);
+        K, factorisation, entries.data(), groups.typed_data(), adapt, well_posed, factor);
   });
   return ffi::Error::Success();
 }
@@ -225,7 +227,9 @@ ffi::Error solve(ffi::ThreadPool pool, Plan plan, Numbers values, Words words,
   // A regular matrix that is shared takes several right-hand sides at a time.
   const bool shared = value_of.shared() && words_of.shared() && singular_of.shared() &&
                       !singular.typed_data()[0];
-  diffqcp::Solver solver(K, lapack, {tolerance, floor, max_steps, well_posed});
+  const Factorisation factorisation(K, lapack.gemm);
+  diffqcp::Solver solver(K, factorisation, lapack.eigen,
+                         {tolerance, floor, max_steps, well_posed});
   grouped(pool, items(dims), shared, [&](int64_t item, auto size) {
     constexpr int C = decltype(size)::value;
     const Values entries(values, value_of(item), K.entries);

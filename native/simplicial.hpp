@@ -25,8 +25,7 @@ class Simplicial {
       for (Index j = 0; j < width; ++j) {
         columns_.push_back({K.panel[s] + j * (height + 1), K.row_start[s] + j + 1,
                             height - j - 1, static_cast<Index>(targets_.size())});
-        for (Index k = j + 1; k < height; ++k)
-          for (Index i = k; i < height; ++i) targets_.push_back(place(K, rows[i], rows[k]));
+        for (Index k = j + 1; k < height; ++k) add_targets(K, rows + k, height - k);
       }
     }
   }
@@ -93,12 +92,17 @@ class Simplicial {
     return sum;
   }
 
-  // Of an entry of the factor in the panels.
-  static Index place(const Pattern& K, Index row, Index col) {
-    const Index s = K.owner[col], height = K.height(s);
-    const Index* rows = K.rows + K.row_start[s];
-    const auto found = std::lower_bound(rows, rows + height, row) - rows;
-    return K.panel[s] + (col - K.first[s]) * height + static_cast<Index>(found);
+  // Where the entries of these rows are in the panels, in the column of the first of them.
+  // The rows of its supernode are among its own.
+  void add_targets(const Pattern& K, const Index* rows, Index count) {
+    const Index s = K.owner[rows[0]], column = rows[0] - K.first[s];
+    const Index* own = K.rows + K.row_start[s];
+    const Index start = K.panel[s] + column * K.height(s);
+    Index place = column;
+    for (Index i = 0; i < count; ++i) {
+      while (own[place] != rows[i]) ++place;
+      targets_.push_back(start + place);
+    }
   }
 
   std::vector<Column> columns_;

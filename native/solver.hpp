@@ -66,10 +66,9 @@ inline Refinement::Rank factorise_parts(const Factorisation& factorisation,
 
 // Factorises K + E, or K' + E if K is bipartite and singular, and returns whether what has
 // been factorised is singular. The shift to start from is where the factor has its own.
-inline bool factorise(const Pattern& K, const Lapack& lapack, const double* values,
-                      const Index* groups, bool adapt, bool well_posed,
-                      const Factor& factor) {
-  const Factorisation factorisation(K, lapack.gemm);
+inline bool factorise(const Pattern& K, const Factorisation& factorisation,
+                      const double* values, const Index* groups, bool adapt,
+                      bool well_posed, const Factor& factor) {
   const std::vector<double> start(factor.shift, factor.shift + K.n);
   const auto attempt = [&](const double* values, bool adapt) {
     std::copy(start.begin(), start.end(), factor.shift);
@@ -127,14 +126,14 @@ class Last {
 
 class Solver {
  public:
-  Solver(const Pattern& K, const Lapack& lapack, const Tolerances& tolerances)
-      : K_(K), lapack_(lapack), tolerances_(tolerances) {}
+  Solver(const Pattern& K, const Factorisation& factorisation, Eigen* eigen,
+         const Tolerances& tolerances)
+      : K_(K), factorisation_(factorisation), eigen_(eigen), tolerances_(tolerances) {}
 
   // Whether factors of a regular matrix near that of these entries solve with it.
   bool suits(const double* values, const Factor& factor) const {
     if (factor.parts() || std::isnan(factor.rank(false).rate)) return false;
-    const Factorisation factorisation(K_, lapack_.gemm);
-    return Refinement(factorisation, values, factor.panels, factor.inverse, factor.shift)
+    return Refinement(factorisation_, values, factor.panels, factor.inverse, factor.shift)
         .suits();
   }
 
@@ -166,7 +165,7 @@ class Solver {
       std::vector<double> single = column<C>(right, c);
       if (!Refinement::finite(single)) continue;
       const auto spectrum = spectra_.get(factor.shift, [&] {
-        return Spectrum(K_, values, factor.shift, lapack_.eigen);
+        return Spectrum(K_, values, factor.shift, eigen_);
       });
       if (spectrum == nullptr || !spectrum->known()) continue;
       spectrum->solve(single);
@@ -185,8 +184,7 @@ class Solver {
   template <int C>
   void refine(const double* values, const Factor& factor, const Refinement::Rank& rank,
               const Tolerances& tolerances, std::vector<double>& r, Outcome* outcome) {
-    const Factorisation factorisation(K_, lapack_.gemm);
-    const Refinement refinement(factorisation, values, factor.panels, factor.inverse,
+    const Refinement refinement(factorisation_, values, factor.panels, factor.inverse,
                                 factor.shift);
     std::shared_ptr<const NullSpace> null_space;
     if (rank.singular && !rank.even)
@@ -238,7 +236,7 @@ class Solver {
     constexpr double small = 1e-6;
     const std::vector<double> rest = residual(values, r, z);
     std::vector<double> normal(K_.n);
-    Factorisation(K_, lapack_.gemm).multiply<1>(values, rest.data(), normal.data());
+    factorisation_.multiply<1>(values, rest.data(), normal.data());
     const double whole = largest(values, K_.entries) * std::sqrt(dot(r, r));
     return std::sqrt(dot(normal, normal)) <= small * whole;
   }
@@ -247,7 +245,7 @@ class Solver {
   std::vector<double> residual(const double* values, const std::vector<double>& r,
                                const std::vector<double>& z) const {
     std::vector<double> rest(K_.n);
-    Factorisation(K_, lapack_.gemm).multiply<1>(values, z.data(), rest.data());
+    factorisation_.multiply<1>(values, z.data(), rest.data());
     for (Index k = 0; k < K_.n; ++k) rest[k] = r[k] - rest[k];
     return rest;
   }
@@ -273,7 +271,8 @@ class Solver {
   }
 
   const Pattern& K_;
-  Lapack lapack_;
+  const Factorisation& factorisation_;
+  Eigen* eigen_;
   Tolerances tolerances_;
   Last<Spectrum> spectra_;
   Last<NullSpace> null_spaces_;

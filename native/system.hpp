@@ -58,8 +58,10 @@ class System {
  public:
   System(const Problem& problem, const Options& options, const Parts& parts)
       : problem_(problem), options_(options), pattern_(problem.pattern()),
+        factorisation_(pattern_, problem.lapack.gemm, problem.simplicial()),
         assembly_(problem), parts_(parts),
-        solver_(pattern_, problem.lapack, options.tolerances()) {}
+        solver_(pattern_, factorisation_, problem.lapack.eigen, options.tolerances()) {}
+  System(const System&) = delete;  // its solver refers to what it has
 
   // K for D as the parts have it. `values` are those of the parts.
   void assemble(const double* P, const double* A, double* values) {
@@ -75,7 +77,7 @@ class System {
     const Factor factor(pattern_, parts_.factor);
     for (Index k = 0; k < pattern_.n; ++k) factor.shift[k] = all[pattern_.pivots[k]];
     parts_.singular =
-        diffqcp::factorise(pattern_, problem_.lapack, parts_.values,
+        diffqcp::factorise(pattern_, factorisation_, parts_.values,
                            problem_.groups.data(), options_.adapt, options_.well_posed,
                            factor) &&
         !options_.well_posed;
@@ -162,6 +164,7 @@ class System {
   const Problem& problem_;
   Options options_;
   Pattern pattern_;
+  Factorisation factorisation_;
   Assembly assembly_;
   Parts parts_;
   Solver solver_;
