@@ -15,16 +15,11 @@
 
 namespace diffqcp::dense {
 
-using Cholesky = void(char*, int*, double*, int*, int*);
-using Triangular = void(char*, char*, char*, char*, int*, int*, double*, double*, int*,
-                        double*, int*);
 using Lu = void(int*, int*, double*, int*, int*, int*);
 using LuSolve = void(char*, int*, int*, double*, int*, int*, double*, int*, int*);
 
 struct Routines {
   Lapack lapack;
-  Cholesky* potrf;
-  Triangular* trsm;
   Lu* getrf;
   LuSolve* getrs;
 };
@@ -130,10 +125,7 @@ inline ffi::Error cholesky(ffi::ThreadPool pool, Numbers matrices, Result factor
     Item factor(factors, item, n * n);
     double* out = factor.data();
     read(matrices, int64_t{item} * n * n, n * n, nullptr, out);
-    char upper = 'U';
-    int order = n, leading = std::max(n, 1), info = 0;
-    routines.potrf(&upper, &order, out, &leading, &info);
-    if (info != 0) return factor.fill(std::nan(""));
+    if (!routines.lapack.cholesky(n, out)) return factor.fill(std::nan(""));
     for (int row = 0; row < n; ++row)
       std::fill(out + int64_t{row} * n + row + 1, out + int64_t{row + 1} * n, 0.0);
   });
@@ -152,11 +144,7 @@ inline ffi::Error triangular(ffi::ThreadPool pool, Numbers factors, Numbers rows
     Item solution(solutions, item, n * k);
     read(rows, rows_of(item), n * k, nullptr, solution.data());
     const Values factor(factors, factor_of(item), n * n);
-    char left = 'L', upper = 'U', plain = 'N', way = transposed ? 'N' : 'T';
-    int order = n, count = k, leading = std::max(n, 1);
-    double one = 1;
-    routines.trsm(&left, &upper, &way, &plain, &order, &count, &one,
-                  const_cast<double*>(factor.data()), &leading, solution.data(), &leading);
+    routines.lapack.solve_lower(n, factor.data(), k, solution.data(), transposed);
   });
   return ffi::Error::Success();
 }

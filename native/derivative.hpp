@@ -59,13 +59,29 @@ inline void pull_back(const Problem& problem, const double* x, const double* y,
   for (Index k = 0; k < problem.m; ++k) out.b[k] = cotangent.s[k] + answer.u[k];
   for (Index j = 0; j < problem.n; ++j) out.q[j] = -w[j];
   const Places &P = problem.P, &A = problem.A;
-  for (size_t k = 0; k < A.count(); ++k) {
-    const Index i = A.rows[k], j = A.cols[k];
-    out.A[k] = -y[i] * w[j] - out.b[i] * x[j];
+  if (A.ordered()) {
+    const double *line[] = {A.by_rows() ? y : w, A.by_rows() ? out.b : x};
+    const double *other[] = {A.by_rows() ? w : y, A.by_rows() ? x : out.b};
+    A.for_each_stretch([&](Index i, Index, Index count, size_t entry) {
+      combine(count, -line[0][i], other[0], -line[1][i], other[1], out.A + entry);
+    });
+  } else {
+    for (size_t k = 0; k < A.count(); ++k) {
+      const Index i = A.rows[k], j = A.cols[k];
+      out.A[k] = -y[i] * w[j] - out.b[i] * x[j];
+    }
   }
-  for (size_t k = 0; k < P.count(); ++k) {
-    const Index i = P.rows[k], j = P.cols[k];
-    out.P[k] = -problem.weights[k] * (w[i] * x[j] + x[i] * w[j]) / 2;
+  if (P.ordered()) {
+    const double weight = P.whole() ? 0.5 : 1;
+    P.for_each_stretch([&](Index i, Index first, Index count, size_t entry) {
+      combine(count, -weight * w[i], x + first, -weight * x[i], w + first, out.P + entry);
+      out.P[entry + i - first] = -w[i] * x[i];
+    });
+  } else {
+    for (size_t k = 0; k < P.count(); ++k) {
+      const Index i = P.rows[k], j = P.cols[k];
+      out.P[k] = -problem.weights[k] * (w[i] * x[j] + x[i] * w[j]) / 2;
+    }
   }
 }
 

@@ -34,9 +34,10 @@ Given given_of(const Arrays& arrays) {
 }
 
 // The arrays that the state of a derivative consists of: lam, the frames, K, its factor.
-inline std::vector<int64_t> state_lengths(const Problem& problem) {
+inline std::vector<int64_t> state_lengths(const Problem& problem, bool eliminates) {
   const Pattern K = problem.pattern();
-  return {problem.m, problem.cone.frame, K.entries, Factor::size(K)};
+  return {problem.m, problem.cone.frame, K.entries,
+          Factor::size(K, factor_room(problem, eliminates))};
 }
 
 // How a derivative came about: see the Python class Progress.

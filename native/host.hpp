@@ -126,8 +126,8 @@ inline PyObject* make_problem(PyObject* args, const Lapack& lapack) {
 inline PyObject* sizes(PyObject*, PyObject* capsule) {
   const Problem* problem = problem_of(capsule);
   if (problem == nullptr) return nullptr;
-  const std::vector<int64_t> lengths = state_lengths(*problem);
-  return Py_BuildValue("(LLL)", lengths[1], lengths[2], lengths[3]);
+  const auto own = state_lengths(*problem, false), traced = state_lengths(*problem, true);
+  return Py_BuildValue("(LLLL)", own[1], own[2], own[3], traced[3]);
 }
 
 // project(problem, v, out)
@@ -198,6 +198,7 @@ PyObject* product(PyObject*, PyObject* args) {
       !in.read_all("perturbation", in_arrays, transposed ? solution : data, false) ||
       !out.read_all("out", out_arrays, transposed ? data : solution, true))
     return nullptr;
+  settings.options.eliminates = true;
   Report report{};
   const bool done = without_lock([&] {
     Differentiation differentiation(*problem, settings.options, settings.polish != 0,
@@ -224,7 +225,7 @@ inline PyObject* linearise(PyObject*, PyObject* args) {
   const Index n = problem->n, m = problem->m;
   const int64_t A = static_cast<int64_t>(problem->A.count());
   if (!given.read_all("given", given_arrays, given_lengths(*problem), false) ||
-      !state.read_all("state", state_arrays, state_lengths(*problem), true) ||
+      !state.read_all("state", state_arrays, state_lengths(*problem, false), true) ||
       !out.read_all("out", out_arrays, {int64_t{n} + m, A, n, m}, true))
     return nullptr;
   Report report{};
@@ -265,7 +266,7 @@ PyObject* applied(PyObject*, PyObject* args) {
   Arrays state, point, in, out;
   if (problem == nullptr || !settings.read(tuple)) return nullptr;
   const auto data = data_lengths(*problem), solution = solution_lengths(*problem);
-  if (!state.read_all("state", state_arrays, state_lengths(*problem), false) ||
+  if (!state.read_all("state", state_arrays, state_lengths(*problem, false), false) ||
       !point.read_all("point", point_arrays, {data[1], problem->n, problem->m}, false) ||
       !in.read_all("perturbation", in_arrays, transposed ? solution : data, false) ||
       !out.read_all("out", out_arrays, transposed ? data : solution, true))

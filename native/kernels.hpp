@@ -86,6 +86,57 @@ inline double largest(const std::vector<double>& values) {
   return largest(values.data(), values.size());
 }
 
+// c += factor a; returns a'b.
+DIFFQCP_VECTORISED
+inline double add_and_dot(Index size, double factor, const double* a, const double* b,
+                          double* c) {
+  constexpr Index lanes = 8;
+  double sums[lanes] = {};
+  Index i = 0;
+  for (; i + lanes <= size; i += lanes)
+    for (Index k = 0; k < lanes; ++k) {
+      c[i + k] += factor * a[i + k];
+      sums[k] += a[i + k] * b[i + k];
+    }
+  for (; i < size; ++i) {
+    c[i] += factor * a[i];
+    sums[0] += a[i] * b[i];
+  }
+  double sum = 0;
+  for (double part : sums) sum += part;
+  return sum;
+}
+
+// c = factor a + other b
+DIFFQCP_VECTORISED
+inline void combine(Index size, double factor, const double* a, double other,
+                    const double* b, double* c) {
+  for (Index i = 0; i < size; ++i) c[i] = factor * a[i] + other * b[i];
+}
+
+// `sizes` become at least those of factor * values * scales, the largest of which is
+// returned. NaN is ignored.
+DIFFQCP_VECTORISED
+inline double grow_row(Index count, double factor, const double* values,
+                       const double* scales, double* sizes) {
+  constexpr Index lanes = 8;
+  double most[lanes] = {};
+  const auto grow = [](double& old, double size) { old = size > old ? size : old; };
+  Index j = 0;
+  for (; j + lanes <= count; j += lanes)
+    for (Index i = 0; i < lanes; ++i) {
+      const double size = factor * std::abs(values[j + i]) * scales[j + i];
+      grow(most[i], size);
+      grow(sizes[j + i], size);
+    }
+  for (; j < count; ++j) {
+    const double size = factor * std::abs(values[j]) * scales[j];
+    grow(most[0], size);
+    grow(sizes[j], size);
+  }
+  return *std::max_element(most, most + lanes);
+}
+
 // A pivot, or where it has the wrong sign or is too small the least one. A NaN is kept.
 inline double pivot(double value, double least) {
   return (least > 0 ? value < least : value > least) ? least : value;

@@ -121,14 +121,12 @@ class Linearised {
     if (system_ != nullptr) return *system_;
     borrowed_ = !factor.empty();
     const Pattern K = problem_.pattern();
-    values.resize(K.entries);
-    factor.resize(Factor::size(K));
+    factor.resize(Factor::size(K, factor_room(problem_, options_.eliminates)));
     shift.resize(problem_.n + problem_.m);
     system_ = std::make_unique<System>(
         problem_, options_,
-        Parts{lam.data(), frames.data(), values.data(), factor.data(), false});
-    system_->assemble(P_, A.data(), values.data());
-    if (!borrowed_ || !system_->suits()) factorise();
+        Parts{lam.data(), frames.data(), nullptr, factor.data(), false});
+    if (!borrowed_ || !system_->suits(P_, A.data(), values)) factorise();
     return *system_;
   }
 
@@ -144,13 +142,14 @@ class Linearised {
   std::vector<double> x, y, s;                // with y the projection of y - s
   std::vector<double> dual, primal;           // the residuals
   Products products;                          // at x and y
-  std::vector<double> values, factor, shift;  // of K, once there is a system
+  // Of K, once there is a system; no values where x is eliminated.
+  std::vector<double> values, factor, shift;
 
  private:
   Jacobian D() const { return {lam.data(), frames.data()}; }
 
   void factorise() {
-    system_->factorise(P_, A.data(), shift.data());
+    system_->factorise(P_, A.data(), values, shift.data());
     borrowed_ = false;
   }
 

@@ -375,7 +375,7 @@ PyMethodDef methods[] = {
     {"register", register_problem, METH_VARARGS, "register(problem, key)"},
     {"problem", problem, METH_VARARGS, "problem(parts, exponents): a QCP's structure."},
     {"sizes", host::sizes, METH_O,
-     "sizes(problem): of the frames, of K as it is stored, of its factor."},
+     "sizes(problem): of the frames, of K as it is stored, of its factor, of that in programs."},
     {"project", host::project, METH_VARARGS, "project(problem, v, out)"},
     {"jacobian", host::jacobian, METH_VARARGS,
      "jacobian(problem, v, smoothing, (lam, frames))"},
@@ -452,11 +452,13 @@ bool set(Function*& pointer, const char* module, const char* name, const char* k
 PyMODINIT_FUNC PyInit__ldl() {
   constexpr const char *of_blas = "scipy.linalg.cython_blas",
                        *of_lapack = "scipy.linalg.cython_lapack";
-  auto& [basic, potrf, trsm, getrf, getrs] = diffqcp::dense::routines;
+  auto& [basic, getrf, getrs] = diffqcp::dense::routines;
   if (!set(basic.gemm, of_blas, "dgemm", "cciiiddididdi") ||
       !set(basic.eigen, of_lapack, "dsyevd", "ccididdiiii") ||
-      !set(potrf, of_lapack, "dpotrf", "cidii") ||
-      !set(trsm, of_blas, "dtrsm", "cccciiddidi") ||
+      !set(basic.potrf, of_lapack, "dpotrf", "cidii") ||
+      !set(basic.trsm, of_blas, "dtrsm", "cccciiddidi") ||
+      !set(basic.trsv, of_blas, "dtrsv", "cccididi") ||
+      !set(basic.syrk, of_blas, "dsyrk", "cciiddiddi") ||
       !set(getrf, of_lapack, "dgetrf", "iidiii") ||
       !set(getrs, of_lapack, "dgetrs", "ciidiidii"))
     return nullptr;

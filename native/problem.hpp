@@ -23,28 +23,28 @@ namespace diffqcp {
 
 // A matrix by its entries. Those with the same place add up.
 struct Places {
+  // Whether all entries of a matrix are there, row after row or column after column; or all
+  // of its upper triangle.
+  enum class Order { kAny, kRows, kCols, kUpperRows, kUpperCols };
+
   Indices rows, cols;
-  // The shape of a matrix of which all entries are there, row after row; else zero.
   Index height = 0, width = 0;
+  Order order = Order::kAny;
 
   Places() = default;
   Places(Indices of_rows, Indices of_cols, Index m, Index n)
-      : rows(std::move(of_rows)), cols(std::move(of_cols)) {
-    bool full = rows.size() == static_cast<size_t>(m) * n;
-    for (size_t k = 0; full && k < rows.size(); ++k)
-      full = static_cast<size_t>(rows[k]) * n + cols[k] == k;
-    if (full) height = m, width = n;
-  }
+      : rows(std::move(of_rows)), cols(std::move(of_cols)), height(m), width(n),
+        order(find_order()) {}
 
   size_t count() const { return rows.size(); }
-  bool full() const { return width > 0; }
+  bool ordered() const { return order != Order::kAny; }
+  bool whole() const { return order == Order::kRows || order == Order::kCols; }
+  bool by_rows() const { return order == Order::kRows || order == Order::kUpperRows; }
 
   // y += A x, and y += A'x.
   void add_product(const double* A, const double* x, double* y) const {
-    if (full()) {
-      for (Index i = 0; i < height; ++i, A += width) y[i] += dot(width, A, x);
-      return;
-    }
+    if (order == Order::kRows) return add_dots(height, width, A, x, y);
+    if (order == Order::kCols) return add_multiples(width, height, A, x, y);
     for (size_t k = 0; k < rows.size();) {
       const Index row = rows[k];
       double sum = 0;
@@ -53,11 +53,36 @@ struct Places {
     }
   }
   void add_transposed(const double* A, const double* x, double* y) const {
-    if (full()) {
-      for (Index i = 0; i < height; ++i, A += width) add_multiple(width, x[i], A, y);
-      return;
-    }
+    if (order == Order::kRows) return add_multiples(height, width, A, x, y);
+    if (order == Order::kCols) return add_dots(width, height, A, x, y);
     for (size_t k = 0; k < rows.size(); ++k) y[cols[k]] += A[k] * x[rows[k]];
+  }
+
+  // y += A x for a symmetric matrix that is all there, or its upper triangle.
+  void add_symmetric(const double* A, const double* x, double* y) const {
+    const bool upper = order == Order::kUpperRows;
+    for (Index i = 0; i < height; ++i) {
+      const Index first = upper ? i + 1 : 0, rest = upper ? height - i - 1 : i;
+      const double* row = upper ? A + 1 : A;
+      y[i] += A[upper ? 0 : i] * x[i] + add_and_dot(rest, x[i], row, x + first, y + first);
+      A += whole() ? height : rest + 1;
+    }
+  }
+
+  // Calls body(i, first, count, entry) for the entries in row i, or if the order is that of
+  // columns in column i, which follow each other and begin with the place `first`.
+  template <typename Body>
+  void for_each_stretch(const Body& body) const {
+    const Index lines = by_rows() ? height : width, length = by_rows() ? width : height;
+    size_t entry = 0;
+    for (Index i = 0; i < lines; ++i) {
+      const Index first = order == Order::kUpperRows ? i : 0;
+      const Index count = whole() ? length
+                          : order == Order::kUpperRows ? length - i
+                                                       : i + 1;
+      body(i, first, count, entry);
+      entry += count;
+    }
   }
 
   // y = A x, and y = A'x.
@@ -70,6 +95,34 @@ struct Places {
                            std::vector<double>& y) const {
     std::fill(y.begin(), y.end(), 0.0);
     add_transposed(A, x.data(), y.data());
+  }
+
+ private:
+  static void add_dots(Index lines, Index length, const double* A, const double* x,
+                       double* y) {
+    for (Index i = 0; i < lines; ++i, A += length) y[i] += dot(length, A, x);
+  }
+  static void add_multiples(Index lines, Index length, const double* A, const double* x,
+                            double* y) {
+    for (Index i = 0; i < lines; ++i, A += length) add_multiple(length, x[i], A, y);
+  }
+
+  Order find_order() {
+    for (Order candidate :
+         {Order::kRows, Order::kCols, Order::kUpperRows, Order::kUpperCols}) {
+      order = candidate;
+      const Indices &lines = by_rows() ? rows : cols, &others = by_rows() ? cols : rows;
+      size_t stored = 0;
+      bool fits = whole() || height == width;
+      for_each_stretch([&](Index i, Index first, Index length, size_t entry) {
+        stored += length;
+        fits = fits && stored <= count();
+        for (Index k = 0; fits && k < length; ++k)
+          fits = lines[entry + k] == i && others[entry + k] == first + k;
+      });
+      if (fits && stored == count() && stored > 0) return candidate;
+    }
+    return Order::kAny;
   }
 };
 
@@ -94,6 +147,7 @@ enum class Kind { kZero, kFree, kRay, kSecondOrder, kPSD, kExponential, kPower }
 
 struct Problem {
   Index n, m, zero, rays, order;
+  bool dense;                    // whether x is eliminated where P is positive definite
   Places P, A;                   // as they are stored
   std::vector<double> weights;   // how many entries of P each stored one stands for
   Indices upper;                 // the stored entry for each of the upper triangle
@@ -113,9 +167,10 @@ struct Problem {
   // Throws std::invalid_argument if these parts do not fit together.
   Problem(std::vector<Indices> parts, const std::vector<double>& exponents, Lapack linear)
       : lapack(linear) {
-    need(parts.size() == kParts && parts[kSizes].size() == 6, "sizes");
+    need(parts.size() == kParts && parts[kSizes].size() == 7, "sizes");
     const Indices& sizes = parts[kSizes];
     n = sizes[0], m = sizes[1], zero = sizes[2], rays = sizes[3], order = sizes[4];
+    dense = sizes[6] != 0;
     need(n >= 0 && m >= 0 && zero >= 0 && rays >= 0 && zero + rays <= m, "sizes");
     check(parts[kPRows], parts[kPCols], n, n, "P");
     check(parts[kARows], parts[kACols], m, n, "A");
@@ -125,8 +180,6 @@ struct Problem {
     upper = std::move(parts[kUpper]);
     lengths = std::move(parts[kLengths]);
     need(weights.size() == P.count(), "P");
-    for (double weight : weights)
-      if (weight != 1) P.width = 0;  // a triangle
     check(upper, static_cast<int64_t>(P.count()), "P");
     int64_t rest = zero + rays;
     for (Index length : lengths) need(length > 0 && (rest += length) <= m, "lengths");
@@ -152,6 +205,9 @@ struct Problem {
 
   Pattern pattern() const { return Pattern(plan.data()); }
 
+  // Whether coordinates are rows, and D is diagonal.
+  bool straight() const { return cone.frame == 0 && cone.rows.empty(); }
+
   // For what factorises many times; made when it is first asked for.
   const Simplicial& simplicial() const {
     std::call_once(asked_, [&] { simplicial_ = Simplicial(pattern()); });
@@ -165,15 +221,9 @@ struct Problem {
     return count;
   }
 
-  // The symmetric part of P times x is added to y.
+  // The symmetric part of a matrix with the pattern of P times x is added to y.
   void add_P(const double* values, const double* x, double* y) const {
-    if (P.full()) {
-      for (Index i = 0; i < n; ++i, values += n) {
-        y[i] += dot(n, values, x) / 2;
-        add_multiple(n, x[i] / 2, values, y);
-      }
-      return;
-    }
+    if (P.ordered() && !P.whole()) return P.add_symmetric(values, x, y);
     for (size_t k = 0; k < P.count();) {
       const Index row = P.rows[k];
       const double own = x[row];
@@ -187,11 +237,14 @@ struct Problem {
     }
   }
 
-  // That product itself.
+  // y = P x for the symmetric matrix P itself.
   void multiply_P(const double* values, const std::vector<double>& x,
                   std::vector<double>& y) const {
     std::fill(y.begin(), y.end(), 0.0);
-    add_P(values, x.data(), y.data());
+    if (P.ordered())
+      P.add_symmetric(values, x.data(), y.data());
+    else
+      add_P(values, x.data(), y.data());
   }
 
  private:

@@ -63,7 +63,9 @@ class Proximal {
         interior_(problem, data, free, epsilon, nearby()), point_(problem), next_(problem),
         outer_(problem), before_(problem), place_(problem.m), D_(problem),
         gradient_(problem.n), upper_(problem.n), lower_(problem.m), path_(problem.m),
-        d_(problem.n), dy_(problem.m), Ad_(problem.m), Pd_(problem.n), end_(problem) {}
+        d_(problem.n), dy_(problem.m), Ad_(problem.m), Pd_(problem.n), end_(problem) {
+    system_.eliminate(nearby());
+  }
 
   // From `start`, or from zero if that is null. `known` says that it is the solution.
   Result minimise(const Solution<const double>* start, bool known, int max_steps) {
@@ -150,7 +152,7 @@ class Proximal {
     if (start == nullptr) point_.error = std::numeric_limits<double>::infinity();
     outer_ = point_;
     rho_ = first_rho();
-    sigma_ = kSigma;
+    sigma_ = system_.definite() ? nearby() : kSigma;
     tol_ = 1 + largest(data_.q, problem_.n) + largest(data_.b, problem_.m);
     last_primal_ = std::numeric_limits<double>::infinity();
     threshold_ = kNear;
@@ -231,12 +233,11 @@ class Proximal {
     if (done) status_ = certificate(outer_);
     if (!all_finite(next_.x)) status_ = kNumericalTrouble;
     if (done) {
-      if (inner_ >= kMany) {
-        sigma_ = std::min(sigma_ / kCloser, kWidest);
-      } else {
-        if (primal > kSlow * last_primal_) rho_ = std::min(rho_ * kFaster, kLargest);
-        sigma_ = std::max(sigma_ * kCloser, kSmallest);
-      }
+      const bool hard = inner_ >= kMany;
+      if (!hard && primal > kSlow * last_primal_) rho_ = std::min(rho_ * kFaster, kLargest);
+      if (!system_.definite())
+        sigma_ = hard ? std::min(sigma_ / kCloser, kWidest)
+                      : std::max(sigma_ * kCloser, kSmallest);
       tol_ = std::max(0.3 * tol_, floor);
       last_primal_ = primal;
       polishing_ = next_.error <= threshold_;

@@ -18,20 +18,23 @@
 namespace diffqcp {
 
 // What a factorisation leaves, in one array: panels, inverse pivots, the shift, and of what
-// is known of the rank the rate, the relative shift, and whether it is even; and whether the
-// factors are those of K' of a bipartite K.
+// is known of the rank the rate, the relative shift, and whether it is even; whether the
+// factors are those of K' of a bipartite K; and whether x has been eliminated, and the panels
+// are those of Eliminated.
 struct Factor {
   double *panels, *inverse, *shift, *known;
 
-  Factor(const Pattern& K, double* start)
-      : panels(start), inverse(start + K.size()), shift(inverse + K.n),
-        known(shift + K.n) {}
+  // `room` numbers for the panels.
+  Factor(const Pattern& K, double* start, int64_t room)
+      : panels(start), inverse(start + room), shift(inverse + K.n), known(shift + K.n) {}
+  Factor(const Pattern& K, double* start) : Factor(K, start, K.size()) {}
 
   void keep(const Refinement::Rank& rank, bool parts) const {
     known[0] = rank.rate;
     known[1] = rank.relative;
     known[2] = rank.even;
     known[3] = parts;
+    known[4] = false;
   }
 
   Refinement::Rank rank(bool singular) const {
@@ -40,9 +43,13 @@ struct Factor {
 
   bool parts() const { return known[3] != 0; }
 
-  static int64_t size(const Pattern& K) {
-    return K.size() + 2 * static_cast<int64_t>(K.n) + 4;
+  void keep_eliminated() const { known[4] = true; }
+  bool eliminated() const { return known[4] != 0; }
+
+  static int64_t size(const Pattern& K, int64_t room) {
+    return room + 2 * static_cast<int64_t>(K.n) + 5;
   }
+  static int64_t size(const Pattern& K) { return size(K, K.size()); }
 };
 
 // Factorises K' + E, and returns what is known of K' then. The error is infinite if small

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "assembly.hpp"
+#include "range_space.hpp"
 #include "solver.hpp"
 
 namespace diffqcp {
@@ -23,9 +23,22 @@ struct Options {
   double tolerance;
   int32_t max_steps;
   double epsilon, worth;
+  bool eliminates = false;  // x, where the problem is dense
 
   Tolerances tolerances() const { return {tolerance, epsilon, max_steps, well_posed}; }
 };
+
+// Whether there may be an elimination of x in the place of a factor.
+inline bool may_eliminate(const Problem& problem) {
+  return problem.dense && problem.order == problem.n + problem.m;
+}
+
+// How many numbers a factor's panels have room for.
+inline int64_t factor_room(const Problem& problem, bool eliminates) {
+  const int64_t panels = problem.pattern().size();
+  return eliminates && may_eliminate(problem) ? std::max(panels, Eliminated::size(problem))
+                                              : panels;
+}
 
 // D and K at a point, and what the factorisation of K has left: arrays that somebody keeps.
 struct Parts {
@@ -39,21 +52,6 @@ struct Answer {
   bool solved = false;
 };
 
-// L U'dual and U L t, as the methods of the Python class KKTOperator.
-inline void from_dual(const Problem& problem, const Jacobian& D, const double* dual,
-                      double* t) {
-  problem.cone.rotate_back(D.frames, dual, t);
-  for (Index k = 0; k < problem.m; ++k) t[k] *= std::sqrt(D.lam[k]);
-}
-
-inline std::vector<double> to_dual(const Problem& problem, const Jacobian& D,
-                                   const double* t) {
-  std::vector<double> scaled(t, t + problem.m), dual(problem.m);
-  for (Index k = 0; k < problem.m; ++k) scaled[k] *= std::sqrt(D.lam[k]);
-  problem.cone.rotate(D.frames, scaled, dual.data());
-  return dual;
-}
-
 class System {
  public:
   System(const Problem& problem, const Options& options, const Parts& parts)
@@ -63,29 +61,39 @@ class System {
         solver_(pattern_, factorisation_, problem.lapack.eigen, options.tolerances()) {}
   System(const System&) = delete;  // its solver refers to what it has
 
-  // K for D as the parts have it. `values` are those of the parts.
-  void assemble(const double* P, const double* A, double* values) {
-    assembly_.values(P, A, {parts_.lam, parts_.frames}, values);
+  // K for D as the parts have it, whose values these become.
+  void assemble(const double* P, const double* A, std::vector<double>& values) {
+    values.resize(pattern_.entries);
+    parts_.values = values.data();
+    assembly_.values(P, A, D(), values.data());
   }
 
-  // The factor of K. `shift` gets that of K itself.
-  void factorise(const double* P, const double* A, double* shift) {
+  // The factor of K, and unless x is eliminated, K itself. `shift` gets the shift of K.
+  void factorise(const double* P, const double* A, std::vector<double>& values,
+                 double* shift) {
+    if (eliminate(P, A)) {
+      factor().keep_eliminated();
+      parts_.singular = false;
+      return;
+    }
+    if (values.empty()) assemble(P, A, values);
     std::vector<double> all(problem_.order);
     initial_shift(P, A, all.data());
     std::copy(all.begin(), all.begin() + problem_.n + problem_.m, shift);
     assembly_.expand_shift(all.data(), options_.relative);
-    const Factor factor(pattern_, parts_.factor);
-    for (Index k = 0; k < pattern_.n; ++k) factor.shift[k] = all[pattern_.pivots[k]];
+    for (Index k = 0; k < pattern_.n; ++k) factor().shift[k] = all[pattern_.pivots[k]];
     parts_.singular =
         diffqcp::factorise(pattern_, factorisation_, parts_.values,
                            problem_.groups.data(), options_.adapt, options_.well_posed,
-                           factor) &&
+                           factor()) &&
         !options_.well_posed;
   }
 
-  // Whether the factor, which is that of a regular matrix nearby, will do for K.
-  bool suits() const {
-    return solver_.suits(parts_.values, Factor(pattern_, parts_.factor));
+  // Whether the factor, which is that of a regular matrix nearby, will do for K. It makes K.
+  bool suits(const double* P, const double* A, std::vector<double>& values) {
+    if (factor().eliminated()) return false;
+    assemble(P, A, values);
+    return solver_.suits(parts_.values, factor());
   }
 
   bool singular() const { return parts_.singular; }
@@ -93,7 +101,10 @@ class System {
   // With a relative error of `enough`, if that is more than the tolerance.
   Answer solve(const double* upper, const double* dual, double enough = 0) {
     Answer answer;
-    solve_all<1>({upper}, {dual}, &answer, enough);
+    if (factor().eliminated())
+      answer = solve_eliminated(upper, dual, enough);
+    else
+      solve_all<1>({upper}, {dual}, &answer, enough);
     return answer;
   }
 
@@ -102,7 +113,7 @@ class System {
                                        const double* other_upper,
                                        const double* other_dual, double enough) {
     Answer answers[2];
-    if (parts_.singular) {
+    if (parts_.singular || factor().eliminated()) {
       answers[0] = solve(upper, dual);
       answers[1] = solve(other_upper, other_dual, enough);
     } else {
@@ -112,6 +123,68 @@ class System {
   }
 
  private:
+  Factor factor() const {
+    return Factor(pattern_, parts_.factor, factor_room(problem_, options_.eliminates));
+  }
+
+  Jacobian D() const { return {parts_.lam, parts_.frames}; }
+
+  // Eliminates x, and returns whether that has a factor that solves with K.
+  bool eliminate(const double* P, const double* A) {
+    if (!options_.eliminates || !may_eliminate(problem_)) return false;
+    Eliminated eliminated(problem_, D(), factor().panels);
+    if (!eliminated.factorise(P, A)) return false;
+    // Any vector.
+    std::vector<double> r(problem_.order);
+    for (Index k = 0; k < problem_.order; ++k) r[k] = std::sin(1.0 + k);
+    return refine(eliminated, r, 0) <= options_.tolerance;
+  }
+
+  Answer solve_eliminated(const double* upper, const double* dual, double enough) const {
+    std::vector<double> z(problem_.order);
+    std::copy(upper, upper + problem_.n, z.begin());
+    from_dual(problem_, D(), dual, z.data() + problem_.n);
+    const Eliminated eliminated(problem_, D(), factor().panels);
+    const double error = refine(eliminated, z, enough);
+    return conclude(z, error, enough);
+  }
+
+  // z becomes K^-1 z. Returns a bound of its relative error.
+  double refine(const Eliminated& eliminated, std::vector<double>& z, double enough) const {
+    constexpr int most = 5;
+    const std::vector<double> r = z;
+    std::vector<double> rest(r.size());
+    eliminated.solve(z.data());
+    double last = 1, error = largest(r) == 0 ? 0 : 1;
+    for (int step = 0; step < most && error > std::max(options_.tolerance, enough);
+         ++step) {
+      eliminated.multiply(z, rest);
+      for (size_t k = 0; k < r.size(); ++k) rest[k] = r[k] - rest[k];
+      eliminated.solve(rest.data());
+      for (size_t k = 0; k < r.size(); ++k) z[k] += rest[k];
+      const double change = largest(rest) / largest(z);
+      if (!(change < 0.5 * last)) return change;
+      error = change * (change / last);
+      last = change;
+    }
+    return error;
+  }
+
+  // The answer from a solution (w, t) of K.
+  Answer conclude(const std::vector<double>& z, double error, double enough) const {
+    const Index n = problem_.n, m = problem_.m;
+    const double most = std::max({options_.tolerance, enough, std::sqrt(options_.epsilon)});
+    Answer answer;
+    answer.solved = !(error > most);
+    for (Index k = 0; k < n + m; ++k) answer.solved = answer.solved && std::isfinite(z[k]);
+    answer.w.assign(z.begin(), z.begin() + n);
+    answer.u = to_dual(problem_, D(), z.data() + n);
+    if (!answer.solved)
+      for (auto* part : {&answer.w, &answer.u})
+        std::fill(part->begin(), part->end(), std::nan(""));
+    return answer;
+  }
+
   // Of the size of P and of A, as the Python method AbstractQuasidefiniteSolver._shift has
   // it.
   void initial_shift(const double* P, const double* A, double* shift) const {
@@ -133,31 +206,22 @@ class System {
   template <int C>
   void solve_all(const double* const (&upper)[C], const double* const (&dual)[C],
                  Answer* answers, double enough) {
-    const Index n = problem_.n, m = problem_.m, order = problem_.order;
-    const Jacobian D{parts_.lam, parts_.frames};
+    const Index n = problem_.n, order = problem_.order;
     std::vector<double> vector(order), r(static_cast<size_t>(order) * C);
     for (int c = 0; c < C; ++c) {
       std::copy(upper[c], upper[c] + n, vector.begin());
-      from_dual(problem_, D, dual[c], vector.data() + n);
-      assembly_.expand(D, vector.data());
+      from_dual(problem_, D(), dual[c], vector.data() + n);
+      assembly_.expand(D(), vector.data());
       for (Index k = 0; k < order; ++k)
         r[static_cast<size_t>(k) * C + c] = vector[pattern_.pivots[k]];
     }
     Outcome outcome[C];
-    solver_.solve<C>(parts_.values, Factor(pattern_, parts_.factor), parts_.singular, r,
-                     outcome, enough);
-    const double most = std::max({options_.tolerance, enough, std::sqrt(options_.epsilon)});
+    solver_.solve<C>(parts_.values, factor(), parts_.singular, r, outcome, enough);
     for (int c = 0; c < C; ++c) {
       for (Index k = 0; k < order; ++k)
         vector[pattern_.pivots[k]] = r[static_cast<size_t>(k) * C + c];
-      assembly_.contract(D, vector.data());
-      Answer& answer = answers[c];
-      answer.solved = !(outcome[c].error > most);
-      for (Index k = 0; k < n + m; ++k)
-        answer.solved = answer.solved && std::isfinite(vector[k]);
-      if (!answer.solved) std::fill(vector.begin(), vector.end(), std::nan(""));
-      answer.w.assign(vector.begin(), vector.begin() + n);
-      answer.u = to_dual(problem_, D, vector.data() + n);
+      assembly_.contract(D(), vector.data());
+      answers[c] = conclude(vector, outcome[c].error, enough);
     }
   }
 

@@ -71,6 +71,7 @@ inline ffi::ErrorOr<std::unique_ptr<Call>> instantiate(ffi::Dictionary attribute
   read("max_steps", call->options.max_steps);
   read("epsilon", call->options.epsilon);
   read("worth", call->options.worth);
+  call->options.eliminates = true;
   read("polish", call->polish);
   read("steps", call->steps);
   read("patience", call->patience);
@@ -132,7 +133,7 @@ struct Linearise {
   static Lengths in(const Problem& problem) {
     return given_lengths(problem) + Lengths{1};
   }
-  static Lengths out(const Problem& problem) { return state_lengths(problem) + Lengths{1}; }
+  static Lengths out(const Problem& problem) { return state_lengths(problem, true) + Lengths{1}; }
   static void run(const Call& call, const Inputs& in, const Outputs& out) {
     Differentiation differentiation(call.problem(), call.options, false, *in[7],
                                     given_of(in));
@@ -141,6 +142,7 @@ struct Linearise {
     *out[4] = point->own_system().singular();
     std::copy(point->lam.begin(), point->lam.end(), out[0]);
     std::copy(point->frames.begin(), point->frames.end(), out[1]);
+    point->values.resize(call.problem().pattern().entries);
     std::copy(point->values.begin(), point->values.end(), out[2]);
     std::copy(point->factor.begin(), point->factor.end(), out[3]);
   }
@@ -149,7 +151,7 @@ struct Linearise {
 // (lam, frames, K, its factor, (singular,), upper, dual) -> (w, u, (solved,))
 struct Solve {
   static Lengths in(const Problem& problem) {
-    return state_lengths(problem) + Lengths{1, problem.n, problem.m};
+    return state_lengths(problem, true) + Lengths{1, problem.n, problem.m};
   }
   static Lengths out(const Problem& problem) { return {problem.n, problem.m, 1}; }
   static void run(const Call& call, const Inputs& in, const Outputs& out) {

@@ -16,13 +16,28 @@ struct Scaling {
 
   void scale(const Problem& problem, const Data<const double>& data,
              const Data<double>& out) const {
-    const Places &P = problem.P, &A = problem.A;
-    for (size_t k = 0; k < P.count(); ++k)
-      out.P[k] = cols[P.rows[k]] * data.P[k] * cols[P.cols[k]];
-    for (size_t k = 0; k < A.count(); ++k)
-      out.A[k] = rows[A.rows[k]] * data.A[k] * cols[A.cols[k]];
+    multiply(problem.P, cols, data.P, cols, out.P);
+    multiply(problem.A, rows, data.A, cols, out.A);
     for (Index j = 0; j < problem.n; ++j) out.q[j] = cols[j] * data.q[j] / unit;
     for (Index k = 0; k < problem.m; ++k) out.b[k] = rows[k] * data.b[k] / unit;
+  }
+
+ private:
+  // The entries of a matrix with its rows and columns multiplied.
+  static void multiply(const Places& places, const std::vector<double>& left,
+                       const double* values, const std::vector<double>& right,
+                       double* out) {
+    if (places.ordered()) {
+      const std::vector<double> &line = places.by_rows() ? left : right,
+                                &other = places.by_rows() ? right : left;
+      places.for_each_stretch([&](Index i, Index first, Index count, size_t entry) {
+        for (Index k = 0; k < count; ++k)
+          out[entry + k] = line[i] * values[entry + k] * other[first + k];
+      });
+      return;
+    }
+    for (size_t k = 0; k < places.count(); ++k)
+      out[k] = left[places.rows[k]] * values[k] * right[places.cols[k]];
   }
 };
 
@@ -40,6 +55,17 @@ inline void grow(double& largest, double value) { largest = std::max(largest, va
 inline void grow_by(const Places& places, const double* values,
                     const std::vector<double>& rows, const std::vector<double>& cols,
                     std::vector<double>& of_rows, std::vector<double>& of_cols) {
+  if (places.ordered()) {
+    const std::vector<double> &line = places.by_rows() ? rows : cols,
+                              &other = places.by_rows() ? cols : rows;
+    std::vector<double> &of_line = places.by_rows() ? of_rows : of_cols,
+                        &of_other = places.by_rows() ? of_cols : of_rows;
+    places.for_each_stretch([&](Index i, Index first, Index count, size_t entry) {
+      grow(of_line[i], grow_row(count, line[i], values + entry, other.data() + first,
+                                of_other.data() + first));
+    });
+    return;
+  }
   for (size_t k = 0; k < places.count();) {
     const Index i = places.rows[k];
     double largest = 0;

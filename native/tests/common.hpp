@@ -40,6 +40,69 @@ inline void gemm(char* first, char* second, int* rows, int* cols, int* inner,
     }
 }
 
+// The upper triangle U of a matrix U'U by columns, all that is asked of a dpotrf.
+inline void potrf(char* part, int* n, double* a, int* lda, int* info) {
+  REQUIRE(*part == 'U');
+  *info = 0;
+  for (int j = 0; j < *n; ++j) {
+    double* column = a + int64_t{j} * *lda;
+    for (int i = 0; i <= j; ++i) {
+      const double* other = a + int64_t{i} * *lda;
+      double sum = column[i];
+      for (int k = 0; k < i; ++k) sum -= other[k] * column[k];
+      if (i < j)
+        column[i] = sum / other[i];
+      else if (sum > 0)
+        column[i] = std::sqrt(sum);
+      else if (*info == 0)
+        *info = j + 1;
+    }
+    if (*info != 0) return;
+  }
+}
+
+// z becomes U^-1 z or U'^-1 z, all that is asked of a dtrsv.
+inline void trsv(char* part, char* way, char* unit, int* n, double* a, int* lda, double* z,
+                 int* step) {
+  REQUIRE(*part == 'U' && *unit == 'N' && *step == 1);
+  const auto entry = [&](int i, int j) { return a[i + int64_t{j} * *lda]; };
+  if (*way == 'T') {
+    for (int i = 0; i < *n; ++i) {
+      for (int k = 0; k < i; ++k) z[i] -= entry(k, i) * z[k];
+      z[i] /= entry(i, i);
+    }
+  } else {
+    for (int i = *n - 1; i >= 0; --i) {
+      for (int k = i + 1; k < *n; ++k) z[i] -= entry(i, k) * z[k];
+      z[i] /= entry(i, i);
+    }
+  }
+}
+
+// The same for several columns, all that is asked of a dtrsm.
+inline void trsm(char* side, char* part, char* way, char* unit, int* n, int* count,
+                 double* alpha, double* a, int* lda, double* z, int* ldz) {
+  REQUIRE(*side == 'L' && *alpha == 1);
+  int one = 1;
+  for (int j = 0; j < *count; ++j)
+    trsv(part, way, unit, n, a, lda, z + int64_t{j} * *ldz, &one);
+}
+
+// The upper triangle of A'A, all that is asked of a dsyrk.
+inline void syrk(char* part, char* way, int* n, int* inner, double* alpha, double* a,
+                 int* lda, double* beta, double* c, int* ldc) {
+  REQUIRE(*part == 'U' && *way == 'T' && *alpha == 1 && *beta == 0);
+  for (int j = 0; j < *n; ++j)
+    for (int i = 0; i <= j; ++i) {
+      double sum = 0;
+      for (int k = 0; k < *inner; ++k)
+        sum += a[k + int64_t{i} * *lda] * a[k + int64_t{j} * *lda];
+      c[i + int64_t{j} * *ldc] = sum;
+    }
+}
+
+
+
 // Jacobi's method, for what is asked of a dsyevd.
 inline void eigen(char* job, char* part, int* n, double* a, int* lda, double* values,
                   double* work, int* lwork, int* iwork, int* liwork, int* info) {

@@ -68,7 +68,8 @@ class Draft {
     parts[Problem::kPlan] = symbolic.plan();
     parts[Problem::kSource] = symbolic.source;
     parts[Problem::kGroups] = groups;
-    parts[Problem::kSizes] = {n, m, straight[0], straight[1], order, random.below(2)};
+    parts[Problem::kSizes] = {n, m, straight[0], straight[1], order,
+                              random.below(2), random.below(2)};
   }
 
  private:
@@ -92,18 +93,21 @@ class Draft {
   }
 
   void draw_matrices(Random& random) {
-    for (Index col = 0; col < n; ++col)
-      for (Index row = 0; row <= col; ++row) {
-        if (row != col && random.below(2) == 0) continue;
+    const bool whole = random.below(2) == 0, by_rows = random.below(2) == 0;
+    for (Index i = 0; i < n; ++i)
+      for (Index j = by_rows ? i : 0; j <= (by_rows ? n - 1 : i); ++j) {
+        const Index row = by_rows ? i : j, col = by_rows ? j : i;
+        if (row != col && !whole && random.below(2) == 0) continue;
         parts[Problem::kUpper].push_back(
             static_cast<Index>(parts[Problem::kPRows].size()));
         parts[Problem::kPRows].push_back(row);
         parts[Problem::kPCols].push_back(col);
         parts[Problem::kPWeights].push_back(row == col ? 1 : 2);
       }
-    for (Index row = 0; row < m; ++row)
-      for (Index col = 0; col < n; ++col) {
-        if (random.below(2) == 0) continue;
+    for (Index i = 0; i < (by_rows ? m : n); ++i)
+      for (Index j = 0; j < (by_rows ? n : m); ++j) {
+        const Index row = by_rows ? i : j, col = by_rows ? j : i;
+        if (!whole && random.below(2) == 0) continue;
         parts[Problem::kARows].push_back(row);
         parts[Problem::kACols].push_back(col);
       }
@@ -271,11 +275,12 @@ inline void check_proximal(const Problem& problem, const Drawn& drawn, Random& r
 
 inline void check_derivatives(Random& random) {
   Draft draft(random);
-  const Problem problem(draft.parts, draft.exponents, Lapack{gemm, eigen});
+  const Problem problem(draft.parts, draft.exponents,
+                        Lapack{gemm, eigen, potrf, trsm, trsv, syrk});
   Drawn drawn(problem, random);
   const Options options{0x1p-26, random.below(2) == 0, random.below(4) == 0,
                         100 * DBL_EPSILON, 50, DBL_EPSILON,
-                        random.below(2) == 0 ? 0.0 : 1e300};
+                        random.below(2) == 0 ? 0.0 : 1e300, random.below(2) == 0};
   const double smoothing = random.below(3) == 0 ? 0.1 * random.uniform() : 0;
   if (problem.m > 0) check_cone(problem, random.vector(problem.m), smoothing);
   check_adjoint(problem, options, drawn, smoothing, random);

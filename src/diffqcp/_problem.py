@@ -15,6 +15,7 @@ import numpy as np
 
 from ._arrays import as_jax
 from ._extension import extension
+from ._range_space import is_dense
 from ._static import as_indices
 from .assembly import assemble_patterns
 from .cones import (
@@ -83,11 +84,13 @@ class Problem:
     - `handle`: the extension's own object.
     - `frames`, `entries`, `fill`: how many numbers the frames take, `K` as it is stored,
         and its factor.
+    - `room`: how many a factor takes in programs, where `x` may be eliminated.
     """
 
     frames: int
     entries: int
     fill: int
+    room: int
 
     def __init__(self, structure: AbstractQCPStructure):
         cone = structure.dual_cone
@@ -101,9 +104,9 @@ class Problem:
         def joined(name: str) -> np.ndarray:
             return _concatenate([getattr(block, name) for block in blocks])
 
-        upper = structure.psd_order == "upper"
+        upper, dense = structure.psd_order == "upper", is_dense(structure)
         parts = (
-            [structure.n, structure.m, dims["z"], dims["l"], assembly.order, upper],
+            [structure.n, structure.m, dims["z"], dims["l"], assembly.order, upper, dense],
             *(P.rows, P.cols, structure.P_weights),
             *(structure.P_source[assembly.upper], A.rows, A.cols),
             structure.curved_sizes,
@@ -117,7 +120,8 @@ class Problem:
             tuple(as_indices("parts", part) for part in parts),
             np.array([alpha for _, alphas in kinds for alpha in alphas], float),
         )
-        self.frames, self.entries, self.fill = extension().sizes(self.handle)
+        sizes = extension().sizes(self.handle)
+        self.frames, self.entries, self.fill, self.room = sizes
 
     def project(self, v: np.ndarray) -> np.ndarray:
         """The projection of `v` onto the cone `K*`."""

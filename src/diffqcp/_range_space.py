@@ -13,6 +13,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._lapack import cholesky, solve_lower
+from .structure import AbstractQCPStructure
+
+
+def is_dense(structure: AbstractQCPStructure) -> bool:
+    """Whether `x` is to be eliminated where `P` is positive definite: all entries of `P`
+    are stored and at least half of those of `A`, and the rows are not so many more than
+    the variables that what is left takes longer than it saves.
+    """
+    n, m = structure.n, structure.m
+    whole = structure.P_full.nnz == n * n
+    return whole and 2 * structure.A_pattern.nnz >= m * n and 2 * m <= 5 * n
 
 
 class Triangle(NamedTuple):

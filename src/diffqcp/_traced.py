@@ -113,7 +113,7 @@ class State(NamedTuple):
 def linearise(call: Call, values: Any, smoothing: Array | float) -> State:
     """At a solution, without Newton steps."""
     problem, m = problem_of(call.structure), call.structure.m
-    sizes = m, problem.frames, problem.entries, -problem.fill, 1
+    sizes = m, problem.frames, problem.entries, -problem.room, 1
     mu = jnp.asarray(smoothing, values[0].dtype)
     return State(*call("linearise", (*values, mu), *sizes))
 

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._checks import as_numbers, as_vector
+from ._compiled import in_programs
 from ._lapack import lu_factor, lu_solve
 from .dense import QCPStructureDense
 from .forward import AbstractForwardSolver, InteriorPoint
 from .forward.interior_point import eliminates
-from .linear_solve import DenseRange
+from .linear_solve import AutoSolver, DenseRange
 from .solver import QCPSolution, QCPSolver
 
 
@@ -59,7 +60,8 @@ def solve_qp(
         rows, bounds = jnp.concatenate([A, G]), jnp.concatenate([b, h])
     structure = QCPStructureDense(Q, rows, {"z": A.shape[0], "l": G.shape[0]})
     special = options.get("closest_feasible") or options.get("elastic") is not None
-    if forward is None and not options.get("closest_feasible"):
+    native = in_programs(structure, AutoSolver(), q.dtype)
+    if forward is None and not (native or options.get("closest_feasible")):
         forward = InteriorPoint()
         named = {"solver", "solve_method"} & set(options)
         if not (special or named) and eliminates(structure):

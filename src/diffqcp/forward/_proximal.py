@@ -20,7 +20,9 @@ al., "ProxQP", 2022, for QPs; Li, Sun and Toh, 2020, for LPs.) A Newton step for
 the solution of the system of `diffqcp.kkt` with `P + sigma I` for `P` and
 `rho lam / (1 + rho lam)` for `lam`: quasi-definite, and never singular. After a
 minimisation `sigma` becomes smaller and, if the constraints have been violated about as
-much as before, `rho` larger; where it has taken many steps, `sigma` becomes larger.
+much as before, `rho` larger; where it has taken many steps, `sigma` becomes larger. Where
+`P` is dense and far from singular, `sigma` is small from the beginning and never changes,
+so that the extension eliminates `x` once for all steps; see `diffqcp._range_space`.
 
 Where the cones are those of equations and rays only, an interior-point method takes over
 after a few steps, and without `P` and without a start at once; see
@@ -148,6 +150,8 @@ def minimise(
     rows = problem.cone.rows
     own_weight = weight if rows is None else weight[rows.value]
 
+    definite = problem.is_definite(nearby)
+
     def unfinished(state: _State) -> Bool[Array, ""]:
         return (state.status == _RUNNING) & (state.steps < max_steps)
 
@@ -208,17 +212,18 @@ def minimise(
         done = (gradient <= small) | (state.inner >= _MOST_INNER)
         hard = state.inner >= _MANY
         slow = (primal > _SLOW * state.primal) & ~hard
+        next_sigma = jnp.where(
+            hard,
+            jnp.minimum(sigma / _CLOSER, _WIDEST),
+            jnp.maximum(sigma * _CLOSER, _SMALLEST),
+        )
         status = jnp.where(new.error <= exact, Status.SOLVED, _RUNNING)
         status = jnp.where(done, _certificate(problem, outer, new, status), status)
         status = jnp.where(jnp.all(jnp.isfinite(new.x)), status, Status.NUMERICAL_TROUBLE)
         ended = state._replace(
             outer=new,
             rho=jnp.where(slow, jnp.minimum(rho * _FASTER, _LARGEST), rho),
-            sigma=jnp.where(
-                hard,
-                jnp.minimum(sigma / _CLOSER, _WIDEST),
-                jnp.maximum(sigma * _CLOSER, _SMALLEST),
-            ),
+            sigma=jnp.where(definite, sigma, next_sigma),
             tol=jnp.maximum(0.3 * state.tol, floor),
             primal=primal,
             polishing=new.error <= state.threshold,
@@ -302,7 +307,7 @@ def minimise(
         "point": begin,
         "outer": begin,
         "rho": rho,
-        "sigma": one * _SIGMA,
+        "sigma": jnp.where(definite, nearby, one * _SIGMA),
         "tol": one + largest(q) + largest(b),
         "primal": one * jnp.inf,
         "threshold": one * _NEAR,

@@ -9,6 +9,8 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from .._lapack import cholesky
+from .._range_space import is_dense
 from ..cones import ConeJacobian, ProductCone
 from ..derivative import Data
 from ..kkt import KKTOperator
@@ -71,6 +73,16 @@ class Problem(NamedTuple):
     def P(self) -> SparseMatrix:
         """All of the objective matrix."""
         return self.structure.P_matrix(self.data[0])
+
+    def is_definite(self, shift: float) -> Bool[Array, ""]:
+        """Whether `P` is dense, and elimination leaves no pivot of `P + shift I` smaller
+        than the square root of `shift`.
+        """
+        if not is_dense(self.structure):
+            return jnp.asarray(False)
+        P = self.P.as_matrix()
+        root = cholesky(P + shift * jnp.eye(P.shape[0], dtype=P.dtype))
+        return jnp.all(jnp.diagonal(root) ** 2 >= shift**0.5)
 
     def factorise(self, jacobian: ConeJacobian, shift: Float[Array, ""]) -> "System":
         """The system with the matrix `K` of `P + shift I` and the given `D`."""

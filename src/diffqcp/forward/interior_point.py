@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from .._checks import check_number
 from .._lapack import cho_solve, cholesky
-from .._range_space import RangeSpace
+from .._range_space import is_dense, RangeSpace
 from .._sharding import vary_together
 from ..cones.dims import beyond
 from ..derivative import Data
@@ -154,11 +154,9 @@ class _State(NamedTuple):
 
 def eliminates(structure: AbstractQCPStructure) -> bool:
     """Whether `InteriorPoint` eliminates `x` first. It does not for tiny problems, of
-    which a batch is faster without LAPACK, nor with many more rows than variables, where
-    an iteration with the eliminated problem would take longer.
+    which a batch is faster without LAPACK.
     """
-    n, m = structure.n, structure.m
-    return max(n, m) > _MOST_SWEEPS and 2 * m <= 5 * n
+    return max(structure.n, structure.m) > _MOST_SWEEPS and is_dense(structure)
 
 
 def _by_elimination(

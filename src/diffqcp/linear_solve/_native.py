@@ -9,9 +9,9 @@ from ._factorisation import AbstractFactorisation, all_at_least
 from ._quasidefinite import Outcome, Tolerances
 
 
-# A factor ends with the inverse pivots, the shift, and four more numbers: in words these
-# four are
-_TAIL = 8
+# A factor ends with the inverse pivots, the shift, and five more numbers: in words these
+# five are
+_TAIL = 10
 
 
 class NativeFactorisation(AbstractFactorisation):
