@@ -235,7 +235,7 @@ inline PyObject* linearise(PyObject*, PyObject* args) {
                                     settings.smoothing, given_of(given));
     const auto point = differentiation.linearise(&report);
     singular = point->own_system().singular();
-    const auto keep = [](const std::vector<double>& from, double* to) {
+    const auto keep = [](const auto& from, double* to) {
       std::copy(from.begin(), from.end(), to);
     };
     keep(point->lam, state[0]);

@@ -125,8 +125,8 @@ class Linearised {
     shift.resize(problem_.n + problem_.m);
     system_ = std::make_unique<System>(
         problem_, options_,
-        Parts{lam.data(), frames.data(), nullptr, factor.data(), false});
-    if (!borrowed_ || !system_->suits(P_, A.data(), values)) factorise();
+        Parts{lam.data(), frames.data(), nullptr, factor.data(), false, P_, A.data()});
+    if (!borrowed_ || !system_->suits(values)) factorise();
     return *system_;
   }
 
@@ -143,13 +143,14 @@ class Linearised {
   std::vector<double> dual, primal;           // the residuals
   Products products;                          // at x and y
   // Of K, once there is a system; no values where x is eliminated.
-  std::vector<double> values, factor, shift;
+  std::vector<double> values, shift;
+  Room factor;
 
  private:
   Jacobian D() const { return {lam.data(), frames.data()}; }
 
   void factorise() {
-    system_->factorise(P_, A.data(), values, shift.data());
+    system_->factorise(values, shift.data());
     borrowed_ = false;
   }
 

@@ -97,12 +97,12 @@ inline void central_point(const Problem& problem, const Options& options,
   // Equalities come first, in every order of the coordinates.
   std::fill(D.lam.begin(), D.lam.begin() + problem.zero, 1.0);
   std::vector<double> values, minus_q(problem.n);
-  std::vector<double> factor(
-      Factor::size(K, factor_room(problem, options.eliminates)));
+  Room factor(Factor::size(K, factor_room(problem, options.eliminates)));
   std::vector<double> shift(problem.n + problem.m);
   System system(problem, options,
-                {D.lam.data(), D.frames.data(), nullptr, factor.data(), false});
-  system.factorise(data.P, data.A, values, shift.data());
+                {D.lam.data(), D.frames.data(), nullptr, factor.data(), false, data.P,
+                 data.A});
+  system.factorise(values, shift.data());
   for (Index j = 0; j < problem.n; ++j) minus_q[j] = -data.q[j];
   const Answer answer = system.solve(minus_q.data(), data.b);
   std::copy(answer.w.begin(), answer.w.end(), out.x);

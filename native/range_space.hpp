@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "coupling.hpp"
+#include "room.hpp"
 
 namespace diffqcp {
 
@@ -111,7 +112,7 @@ class RangeSpace {
   void factorise(const Jacobian& D) {
     const Index m = problem_.m;
     if (!problem_.straight()) turn(D);
-    const std::vector<double>& gram = problem_.straight() ? gram_ : turned_;
+    const double* gram = problem_.straight() ? gram_.data() : turned_.data();
     active_.clear();
     for (Index k = 0; k < m; ++k)
       if (D.lam[k] != 0) active_.push_back(k);
@@ -162,7 +163,7 @@ class RangeSpace {
   // U'V V'U: the product of U' with each row, twice.
   void turn(const Jacobian& D) {
     const Index m = problem_.m;
-    turned_ = gram_;
+    turned_.assign(gram_.begin(), gram_.end());
     for (Index i = 0; i < m; ++i)
       for (Index j = 0; j < i; ++j) turned_[place(j, i, m)] = turned_[place(i, j, m)];
     std::vector<double> row(m);
@@ -181,7 +182,7 @@ class RangeSpace {
   const Problem& problem_;
   const double *P_, *A_;
   double sigma_ = 0;
-  std::vector<double> root_, rows_, gram_;  // L, V, and the lower triangle of V V'
+  Room root_, rows_, gram_;                 // L, V, and the lower triangle of V V'
   std::vector<double> turned_;              // U'V V'U, if U is not the unit matrix
   Indices active_;                          // the coordinates with lam > 0
   std::vector<double> left_;                // the factor of the matrix for these
@@ -190,31 +191,29 @@ class RangeSpace {
 // For one D, in memory that somebody keeps.
 class Eliminated {
  public:
+  // How much memory it needs.
   static int64_t size(const Problem& problem) {
     const int64_t n = problem.n, m = problem.m;
-    return n * n + m * n + m * m + static_cast<int64_t>(problem.P.count()) +
-           static_cast<int64_t>(problem.A.count());
+    return n * n + m * n + m * m;
   }
 
-  Eliminated(const Problem& problem, const Jacobian& D, double* memory)
-      : problem_(problem), D_(D), root_(memory),
+  Eliminated(const Problem& problem, const double* P, const double* A, const Jacobian& D,
+             double* memory)
+      : problem_(problem), P_(P), A_(A), D_(D), root_(memory),
         rows_(root_ + place(problem.n, 0, problem.n)),
-        left_(rows_ + place(problem.m, 0, problem.n)),
-        P_(left_ + place(problem.m, 0, problem.m)), A_(P_ + problem.P.count()) {
+        left_(rows_ + place(problem.m, 0, problem.n)) {
     for (Index k = 0; k < problem.m; ++k)
       if (D.lam[k] != 0) active_.push_back(k);
   }
 
   // Returns whether K is far from singular.
-  bool factorise(const double* P, const double* A) {
-    std::copy(P, P + problem_.P.count(), P_);
-    std::copy(A, A + problem_.A.count(), A_);
+  bool factorise() {
     const double part = std::sqrt(std::numeric_limits<double>::epsilon());
     const Index n = problem_.n, count = static_cast<Index>(active_.size());
     const Lapack& lapack = problem_.lapack;
-    fill_P(problem_, P, 0, root_);
+    fill_P(problem_, P_, 0, root_);
     if (!cholesky(lapack, n, root_, part, 0)) return false;
-    fill_A(problem_, A, rows_);
+    fill_A(problem_, A_, rows_);
     if (!problem_.straight()) turn();
     for (Index i = 0; i < count; ++i) {
       const double root = std::sqrt(D_.lam[active_[i]]);
@@ -266,9 +265,9 @@ class Eliminated {
   }
 
   const Problem& problem_;
+  const double *P_, *A_;
   Jacobian D_;
   double *root_, *rows_, *left_;  // L, V of the active rows, and the factor for these
-  double *P_, *A_;
   Indices active_;                // the coordinates with lam > 0
 };
 

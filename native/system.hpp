@@ -40,11 +40,13 @@ inline int64_t factor_room(const Problem& problem, bool eliminates) {
                                               : panels;
 }
 
-// D and K at a point, and what the factorisation of K has left: arrays that somebody keeps.
+// D and K at a point, what the factorisation of K has left, and the matrices of the problem,
+// if it may have to be factorised, or if x has been eliminated: arrays that somebody keeps.
 struct Parts {
   const double *lam, *frames, *values;
   double* factor;
   bool singular;
+  const double *P = nullptr, *A = nullptr;
 };
 
 struct Answer {
@@ -62,23 +64,22 @@ class System {
   System(const System&) = delete;  // its solver refers to what it has
 
   // K for D as the parts have it, whose values these become.
-  void assemble(const double* P, const double* A, std::vector<double>& values) {
+  void assemble(std::vector<double>& values) {
     values.resize(pattern_.entries);
     parts_.values = values.data();
-    assembly_.values(P, A, D(), values.data());
+    assembly_.values(parts_.P, parts_.A, D(), values.data());
   }
 
   // The factor of K, and unless x is eliminated, K itself. `shift` gets the shift of K.
-  void factorise(const double* P, const double* A, std::vector<double>& values,
-                 double* shift) {
-    if (eliminate(P, A)) {
+  void factorise(std::vector<double>& values, double* shift) {
+    if (eliminate()) {
       factor().keep_eliminated();
       parts_.singular = false;
       return;
     }
-    if (values.empty()) assemble(P, A, values);
+    if (values.empty()) assemble(values);
     std::vector<double> all(problem_.order);
-    initial_shift(P, A, all.data());
+    initial_shift(all.data());
     std::copy(all.begin(), all.begin() + problem_.n + problem_.m, shift);
     assembly_.expand_shift(all.data(), options_.relative);
     for (Index k = 0; k < pattern_.n; ++k) factor().shift[k] = all[pattern_.pivots[k]];
@@ -90,9 +91,9 @@ class System {
   }
 
   // Whether the factor, which is that of a regular matrix nearby, will do for K. It makes K.
-  bool suits(const double* P, const double* A, std::vector<double>& values) {
+  bool suits(std::vector<double>& values) {
     if (factor().eliminated()) return false;
-    assemble(P, A, values);
+    assemble(values);
     return solver_.suits(parts_.values, factor());
   }
 
@@ -129,11 +130,15 @@ class System {
 
   Jacobian D() const { return {parts_.lam, parts_.frames}; }
 
+  Eliminated elimination() const {
+    return {problem_, parts_.P, parts_.A, D(), factor().panels};
+  }
+
   // Eliminates x, and returns whether that has a factor that solves with K.
-  bool eliminate(const double* P, const double* A) {
+  bool eliminate() {
     if (!options_.eliminates || !may_eliminate(problem_)) return false;
-    Eliminated eliminated(problem_, D(), factor().panels);
-    if (!eliminated.factorise(P, A)) return false;
+    Eliminated eliminated = elimination();
+    if (!eliminated.factorise()) return false;
     // Any vector.
     std::vector<double> r(problem_.order);
     for (Index k = 0; k < problem_.order; ++k) r[k] = std::sin(1.0 + k);
@@ -144,8 +149,7 @@ class System {
     std::vector<double> z(problem_.order);
     std::copy(upper, upper + problem_.n, z.begin());
     from_dual(problem_, D(), dual, z.data() + problem_.n);
-    const Eliminated eliminated(problem_, D(), factor().panels);
-    const double error = refine(eliminated, z, enough);
+    const double error = refine(elimination(), z, enough);
     return conclude(z, error, enough);
   }
 
@@ -187,9 +191,9 @@ class System {
 
   // Of the size of P and of A, as the Python method AbstractQuasidefiniteSolver._shift has
   // it.
-  void initial_shift(const double* P, const double* A, double* shift) const {
-    double size_P = largest(P, problem_.P.count());
-    double size_A = largest(A, problem_.A.count());
+  void initial_shift(double* shift) const {
+    double size_P = largest(parts_.P, problem_.P.count());
+    double size_A = largest(parts_.A, problem_.A.count());
     if (size_P == 0) size_P = size_A;
     if (size_A == 0) size_A = size_P;
     if (size_P == 0) size_P = size_A = 1;
