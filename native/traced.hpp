@@ -146,19 +146,20 @@ struct Linearise {
   }
 };
 
-// (lam, frames, K, its factor, (singular,), upper, dual) -> (w, u, (solved,))
+// (lam, frames, K, its factor, (singular,), A, right) -> the solution in all unknowns
+template <bool transposed>
 struct Solve {
   static Lengths in(const Problem& problem) {
-    return state_lengths(problem) + Lengths{1, problem.n, problem.m};
+    const int64_t A = static_cast<int64_t>(problem.A.count());
+    return state_lengths(problem) + Lengths{1, A} + out(problem);
   }
-  static Lengths out(const Problem& problem) { return {problem.n, problem.m, 1}; }
+  static Lengths out(const Problem& problem) {
+    return {int64_t{problem.n} + 2 * int64_t{problem.m}};
+  }
   static void run(const Call& call, const Inputs& in, const Outputs& out) {
     System system(call.problem(), call.options,
                   {in[0], in[1], in[2], const_cast<double*>(in[3]), *in[4] != 0});
-    const Answer answer = system.solve(in[5], in[6]);
-    std::copy(answer.w.begin(), answer.w.end(), out[0]);
-    std::copy(answer.u.begin(), answer.u.end(), out[1]);
-    *out[2] = answer.solved;
+    solve_unknowns<transposed>(call.problem(), system, in[5], in[6], out[0]);
   }
 };
 
@@ -337,7 +338,8 @@ XLA_FFI_DEFINE_HANDLER(kInstantiate, instantiate, ffi::Ffi::BindInstantiate().At
 XLA_FFI_DEFINE_HANDLER(kVjp, Guarded<compute<Vjp>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kJvp, Guarded<compute<Jvp>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kLinearise, Guarded<compute<Linearise>>::call, binding());
-XLA_FFI_DEFINE_HANDLER(kSolve, Guarded<compute<Solve>>::call, binding());
+XLA_FFI_DEFINE_HANDLER(kSolve, Guarded<compute<Solve<false>>>::call, binding());
+XLA_FFI_DEFINE_HANDLER(kSolveTransposed, Guarded<compute<Solve<true>>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kNewton, Guarded<compute<Polish>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kCentral, Guarded<compute<Central>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kMinimise, Guarded<compute<Minimise>>::call, binding());

@@ -119,12 +119,11 @@ def linearise(call: Call, values: Any, smoothing: Array | float) -> State:
 
 
 def solve(
-    call: Call, state: State, upper: Float[Array, " n"], dual: Float[Array, " m"]
-) -> tuple[Float[Array, " n"], Float[Array, " m"], Bool[Array, ""]]:
-    """As `diffqcp.kkt.KKTOperator.solve`."""
-    n, m = call.structure.n, call.structure.m
-    w, u, solved = call("solve", (*state, upper, dual), n, m, 1)
-    return w, u, solved[0] > 0
+    call: Call, state: State, A: Float[Array, " nnzA"], right: Array, transposed: bool
+) -> Float[Array, " unknowns"]:
+    """As `diffqcp._unknowns.solve_by`."""
+    name = "solve_transposed" if transposed else "solve"
+    return call(name, (*state, A, right), right.size)[0]
 
 
 def vjp(
