@@ -15,10 +15,10 @@
 
 namespace diffqcp {
 
-// Those of the Python class Status that the method ends with.
+// Those of the Python class Status that a solve ends with.
 enum Status {
   kSolved = 0, kInfeasible = 1, kUnbounded = 2, kIterationLimit = 3, kNumericalTrouble = 4,
-  kRunning = -1
+  kNotFinite = 5, kInaccurate = 6, kNotConvex = 7, kRunning = -1
 };
 
 // K*, in which the multipliers of some nonnegative rows, those that are not zero in `free`,
