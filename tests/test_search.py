@@ -151,6 +151,15 @@ def test_an_inaccurate_point_is_returned(monkeypatch):
     np.testing.assert_allclose(found[0].x, found[1].x, rtol=0, atol=1e-10)
 
 
+def test_a_usual_solve_is_one_call():
+    """What comes before Clarabel is not moved out of the loop that calls it."""
+    problem, _ = random_problem({"l": 3}, 0)
+    structure = QCPStructureDense(problem.P, problem.A, {"l": 3})
+    lowered = program(structure)(batch(problem[:4]))
+    own = lowered.compile().as_text().split("ENTRY")[1]
+    assert own.count("custom-call(") == own.count('"diffqcp_find"') == 1
+
+
 def test_only_what_the_extension_has():
     """Another linear solver, and another forward solver, go the way of JAX."""
     problem, _ = random_problem({"l": 3}, 0)

@@ -124,6 +124,7 @@ def times_one(moved: Array, solution: Array) -> Array:
     return moved * (1 + jnp.sum(jnp.where(jnp.isfinite(first), 0 * first, 0)))
 
 
+# Compiled by itself, as `multiply_by` is.
 @partial(jax.jit, static_argnames="transposed")
 def _solve(right: Array, point: Point, A: Array, *, transposed: bool) -> Array:
     return point.solve(A, right, transposed)
