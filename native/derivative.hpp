@@ -2,6 +2,7 @@
 // module diffqcp.derivative does around the linear system.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -82,6 +83,29 @@ inline void pull_back(const Problem& problem, const double* x, const double* y,
       const Index i = P.rows[k], j = P.cols[k];
       out.P[k] = -problem.weights[k] * (w[i] * x[j] + x[i] * w[j]) / 2;
     }
+  }
+}
+
+// The solution of the system in all unknowns, or of the transposed one: the Python function
+// solve_by of diffqcp._unknowns.
+template <bool transposed>
+void solve_unknowns(const Problem& problem, System& system, const double* A,
+                    const double* right, double* out) {
+  const Index n = problem.n, m = problem.m, count = n + 2 * m;
+  std::fill(out, out + count, 0.0);
+  if (std::all_of(right, right + count, [](double entry) { return entry == 0; })) return;
+  const double *c = right + n, *e = c + m;
+  const std::vector<double> upper = adjoint_system(problem, A, {right, c, e});
+  std::vector<double> dual(c, c + m);
+  if (!transposed)
+    for (Index k = 0; k < m; ++k) dual[k] -= e[k];
+  const Answer answer = system.solve(upper.data(), dual.data());
+  std::copy(answer.w.begin(), answer.w.end(), out);
+  double *u = out + n, *h = u + m;
+  problem.A.add_product(A, out, h);
+  for (Index k = 0; k < m; ++k) {
+    u[k] = e[k] + answer.u[k];
+    h[k] = c[k] - h[k] - (transposed ? answer.u[k] : 0);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -17,6 +18,7 @@
 #include "cones/psd.hpp"
 #include "cones/soc.hpp"
 #include "cones/zero.hpp"
+#include "convexity.hpp"
 #include "simplicial.hpp"
 
 namespace diffqcp {
@@ -214,6 +216,12 @@ struct Problem {
     return simplicial_;
   }
 
+  // For P alone, likewise.
+  const Curvature& curvature() const {
+    std::call_once(asked_for_P_, [&] { curvature_.emplace(n, P.rows, P.cols, weights); });
+    return *curvature_;
+  }
+
   // How many values the assembled K has.
   size_t entries() const {
     size_t count = upper.size() + m;
@@ -252,8 +260,9 @@ struct Problem {
   // sparse matrix.
   static constexpr double kDense = 0.06, kSparse = 2;
 
-  mutable std::once_flag asked_;
+  mutable std::once_flag asked_, asked_for_P_;
   mutable Simplicial simplicial_;
+  mutable std::optional<Curvature> curvature_;
 
   double time_of_factorisation() const {
     const Pattern K = pattern();

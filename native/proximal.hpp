@@ -15,10 +15,10 @@
 
 namespace diffqcp {
 
-// Those of the Python class Status that the method ends with.
+// Those of the Python class Status that a solve ends with.
 enum Status {
   kSolved = 0, kInfeasible = 1, kUnbounded = 2, kIterationLimit = 3, kNumericalTrouble = 4,
-  kRunning = -1
+  kNotFinite = 5, kInaccurate = 6, kNotConvex = 7, kRunning = -1
 };
 
 // K*, in which the multipliers of some nonnegative rows, those that are not zero in `free`,
@@ -66,6 +66,9 @@ class Proximal {
         d_(problem.n), dy_(problem.m), Ad_(problem.m), Pd_(problem.n), end_(problem) {
     system_.eliminate(nearby());
   }
+
+  // Whether P is known to be positive definite.
+  bool definite() const { return system_.definite(); }
 
   // From `start`, or from zero if that is null. `known` says that it is the solution.
   Result minimise(const Solution<const double>* start, bool known, int max_steps) {

@@ -14,6 +14,7 @@
 #include "newton.hpp"
 #include "parallel.hpp"
 #include "proximal.hpp"
+#include "search.hpp"
 #include "units.hpp"
 
 namespace diffqcp::traced {
@@ -47,7 +48,7 @@ struct Call {
   std::shared_ptr<const Problem> shared;
   Options options;
   bool polish;
-  int32_t steps, patience;
+  int32_t steps, patience, corrections;
 
   const Problem& problem() const { return *shared; }
 };
@@ -75,6 +76,7 @@ inline ffi::ErrorOr<std::unique_ptr<Call>> instantiate(ffi::Dictionary attribute
   read("polish", call->polish);
   read("steps", call->steps);
   read("patience", call->patience);
+  read("corrections", call->corrections);
   if (!missing.empty())
     return ffi::Unexpected(ffi::Error::InvalidArgument(missing + ": expected it"));
   call->shared = registry.find(key);
@@ -133,7 +135,9 @@ struct Linearise {
   static Lengths in(const Problem& problem) {
     return given_lengths(problem) + Lengths{1};
   }
-  static Lengths out(const Problem& problem) { return state_lengths(problem, true) + Lengths{1}; }
+  static Lengths out(const Problem& problem) {
+    return state_lengths(problem, true) + Lengths{1};
+  }
   static void run(const Call& call, const Inputs& in, const Outputs& out) {
     Differentiation differentiation(call.problem(), call.options, false, *in[7],
                                     given_of(in));
@@ -148,19 +152,21 @@ struct Linearise {
   }
 };
 
-// (lam, frames, K, its factor, (singular,), upper, dual) -> (w, u, (solved,))
+// (lam, frames, K, its factor, (singular,), P, A, right) -> the solution in all unknowns
+template <bool transposed>
 struct Solve {
   static Lengths in(const Problem& problem) {
-    return state_lengths(problem, true) + Lengths{1, problem.n, problem.m};
+    const Lengths data = data_lengths(problem);
+    return state_lengths(problem, true) + Lengths{1, data[0], data[1]} + out(problem);
   }
-  static Lengths out(const Problem& problem) { return {problem.n, problem.m, 1}; }
+  static Lengths out(const Problem& problem) {
+    return {int64_t{problem.n} + 2 * int64_t{problem.m}};
+  }
   static void run(const Call& call, const Inputs& in, const Outputs& out) {
     System system(call.problem(), call.options,
-                  {in[0], in[1], in[2], const_cast<double*>(in[3]), *in[4] != 0});
-    const Answer answer = system.solve(in[5], in[6]);
-    std::copy(answer.w.begin(), answer.w.end(), out[0]);
-    std::copy(answer.u.begin(), answer.u.end(), out[1]);
-    *out[2] = answer.solved;
+                  {in[0], in[1], in[2], const_cast<double*>(in[3]), *in[4] != 0, in[5],
+                   in[6]});
+    solve_unknowns<transposed>(call.problem(), system, in[6], in[7], out[0]);
   }
 };
 
@@ -213,6 +219,67 @@ struct Minimise {
     out[3][0] = found.error;
     out[3][1] = found.status;
     out[3][2] = found.steps;
+  }
+};
+
+// Candidates as arrays: x, y, s and (whether they are open, status, steps, error). Those
+// that are not open are settled, or the best that there is.
+struct Candidates {
+  static Lengths lengths(const Problem& problem) {
+    return solution_lengths(problem) + Lengths{4};
+  }
+  static Search search(const Call& call, const Inputs& in) {
+    const Polishing polishing{call.options, call.corrections, call.patience};
+    return {call.problem(), polishing, {in[0], in[1], in[2], in[3]}};
+  }
+  static void write(const Candidate& from, bool open, const Outputs& out) {
+    std::copy(from.x.begin(), from.x.end(), out[0]);
+    std::copy(from.y.begin(), from.y.end(), out[1]);
+    std::copy(from.s.begin(), from.s.end(), out[2]);
+    out[3][0] = open;
+    out[3][1] = from.status;
+    out[3][2] = from.steps;
+    out[3][3] = from.error;
+  }
+};
+
+// (P, A, q, b, x, y, s, (there is a start,)) -> a candidate
+struct Find {
+  static Lengths in(const Problem& problem) { return given_lengths(problem) + Lengths{1}; }
+  static Lengths out(const Problem& problem) { return Candidates::lengths(problem); }
+  static void run(const Call& call, const Inputs& in, const Outputs& out) {
+    const Solution<const double> start{in[4], in[5], in[6]};
+    const Search search = Candidates::search(call, in);
+    Candidate found = search.first(*in[7] != 0 ? &start : nullptr, call.steps);
+    search.restore(found);
+    Candidates::write(found, !found.settled(), out);
+  }
+};
+
+// (P, A, q, b, a candidate, and x, y, s, (status,), (steps,) by another solver, in units of
+// the problem's own) -> the better one, which is not open
+struct Improve {
+  static Lengths in(const Problem& problem) {
+    return data_lengths(problem) + Candidates::lengths(problem) +
+           solution_lengths(problem) + Lengths{1, 1};
+  }
+  static Lengths out(const Problem& problem) { return Candidates::lengths(problem); }
+  static void run(const Call& call, const Inputs& in, const Outputs& out) {
+    const Lengths lengths = Candidates::lengths(call.problem());
+    const double* report = in[7];
+    if (report[0] != 0) {
+      const Search search = Candidates::search(call, in);
+      const auto part = [&](int k) {
+        return std::vector<double>(in[8 + k], in[8 + k] + lengths[k]);
+      };
+      Candidate other = search.polished({part(0), part(1), part(2), static_cast<int>(*in[11]),
+                                         static_cast<int>(*in[12]), 0});
+      search.restore(other);
+      if (other.settled() || !(report[3] <= other.error))
+        return Candidates::write(other, false, out);
+    }
+    for (size_t k = 0; k < out.size(); ++k) std::copy(in[4 + k], in[4 + k] + lengths[k], out[k]);
+    out[3][0] = 0;
   }
 };
 
@@ -339,10 +406,13 @@ XLA_FFI_DEFINE_HANDLER(kInstantiate, instantiate, ffi::Ffi::BindInstantiate().At
 XLA_FFI_DEFINE_HANDLER(kVjp, Guarded<compute<Vjp>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kJvp, Guarded<compute<Jvp>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kLinearise, Guarded<compute<Linearise>>::call, binding());
-XLA_FFI_DEFINE_HANDLER(kSolve, Guarded<compute<Solve>>::call, binding());
+XLA_FFI_DEFINE_HANDLER(kSolve, Guarded<compute<Solve<false>>>::call, binding());
+XLA_FFI_DEFINE_HANDLER(kSolveTransposed, Guarded<compute<Solve<true>>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kNewton, Guarded<compute<Polish>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kCentral, Guarded<compute<Central>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kMinimise, Guarded<compute<Minimise>>::call, binding());
+XLA_FFI_DEFINE_HANDLER(kFind, Guarded<compute<Find>>::call, binding());
+XLA_FFI_DEFINE_HANDLER(kImprove, Guarded<compute<Improve>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kShift, Guarded<compute<Shift>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kEquilibrate, Guarded<compute<Equilibrate>>::call, binding());
 

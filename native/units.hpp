@@ -22,6 +22,25 @@ struct Scaling {
     for (Index k = 0; k < problem.m; ++k) out.b[k] = rows[k] * data.b[k] / unit;
   }
 
+  // From a solution of the problem to that of the scaled one.
+  void scale(std::vector<double>& x, std::vector<double>& y, std::vector<double>& s) const {
+    for (size_t j = 0; j < x.size(); ++j) x[j] = x[j] / unit / cols[j];
+    for (size_t k = 0; k < y.size(); ++k) {
+      y[k] = y[k] / unit / rows[k];
+      s[k] = s[k] / unit * rows[k];
+    }
+  }
+
+  // The inverse of that.
+  void restore(std::vector<double>& x, std::vector<double>& y,
+               std::vector<double>& s) const {
+    for (size_t j = 0; j < x.size(); ++j) x[j] = x[j] * unit * cols[j];
+    for (size_t k = 0; k < y.size(); ++k) {
+      y[k] = y[k] * unit * rows[k];
+      s[k] = s[k] * unit / rows[k];
+    }
+  }
+
  private:
   // The entries of a matrix with its rows and columns multiplied.
   static void multiply(const Places& places, const std::vector<double>& left,

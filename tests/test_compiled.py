@@ -19,7 +19,9 @@ from diffqcp import (
     _newton,
     _problem,
     _scaling,
+    _search,
     _traced,
+    _unknowns,
     HostQCP,
     QCPSolver,
     QCPStructureCPU,
@@ -54,7 +56,8 @@ def rough(solution, size=1e-4):
 
 def without_calls(monkeypatch):
     """Programs do without the extension, but for the factorisation of `K`."""
-    for module in (_differentiate, _newton, _scaling, _proximal, _least_shift):
+    modules = _differentiate, _newton, _scaling, _search, _unknowns
+    for module in (*modules, _proximal, _least_shift):
         monkeypatch.setattr(module, "in_programs", lambda *_: False)
 
 

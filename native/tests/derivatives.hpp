@@ -11,6 +11,7 @@
 #include "../differentiate.hpp"
 #include "../least_shift.hpp"
 #include "../proximal.hpp"
+#include "../search.hpp"
 #include "common.hpp"
 
 namespace diffqcp::tests {
@@ -240,6 +241,22 @@ inline void check_adjoint(const Problem& problem, const Options& options,
   REQUIRE(std::abs(left - right) <= 1e-8 * scale);
 }
 
+// Whether a point satisfies the optimality conditions with this cone, up to rounding errors.
+template <typename Cone>
+bool is_solution(const Problem& problem, const Cone& cone, const Drawn& drawn,
+                 const Numbers& x, const Numbers& y, const Numbers& s) {
+  const Given given = drawn.given();
+  Numbers dual = drawn.q, primal = s, v = y, projected(problem.m);
+  for (Index k = 0; k < problem.m; ++k) v[k] -= s[k];
+  problem.add_P(given.data.P, x.data(), dual.data());
+  problem.A.add_transposed(given.data.A, y.data(), dual.data());
+  problem.A.add_product(given.data.A, x.data(), primal.data());
+  for (Index k = 0; k < problem.m; ++k) primal[k] -= drawn.b[k];
+  cone.project(v, projected);
+  const double close = 1e-9 * (1 + size(x) + size(y) + size(s));
+  return size(dual) <= close && size(primal) <= close && distance(projected, y) <= close;
+}
+
 // What is called solved satisfies the optimality conditions, and the least shift is
 // orthogonal to the range of A.
 inline void check_proximal(const Problem& problem, const Drawn& drawn, Random& random) {
@@ -250,19 +267,9 @@ inline void check_proximal(const Problem& problem, const Drawn& drawn, Random& r
   Proximal proximal(problem, DBL_EPSILON, given.data, free.data());
   const auto found =
       proximal.minimise(starts ? &given.solution : nullptr, false, 100);
-  if (found.status == kSolved) {
-    Numbers dual = drawn.q, primal = found.s, v = found.y;
-    for (Index k = 0; k < problem.m; ++k) v[k] -= found.s[k];
-    problem.add_P(given.data.P, found.x.data(), dual.data());
-    problem.A.add_transposed(given.data.A, found.y.data(), dual.data());
-    problem.A.add_product(given.data.A, found.x.data(), primal.data());
-    for (Index k = 0; k < problem.m; ++k) primal[k] -= drawn.b[k];
-    const double scale = 1 + size(found.x) + size(found.y) + size(found.s);
-    REQUIRE(size(dual) <= 1e-9 * scale);
-    REQUIRE(size(primal) <= 1e-9 * scale);
-    DualFace(problem, free.data()).project(v, y);
-    REQUIRE(distance(y, found.y) <= 1e-9 * scale);
-  }
+  const DualFace face(problem, free.data());
+  if (found.status == kSolved)
+    REQUIRE(is_solution(problem, face, drawn, found.x, found.y, found.s));
   LeastShift least(problem, DBL_EPSILON, given.data.A, given.data.b, inside.data());
   const auto shift = least.run(100);
   if (!shift.known) return;
@@ -271,6 +278,29 @@ inline void check_proximal(const Problem& problem, const Drawn& drawn, Random& r
   REQUIRE(size(pulled) <= 1e-7 * (size(drawn.A) + 1) * (size(drawn.b) + 1));
   problem.cone.project(shift.t.data(), y.data());
   REQUIRE(distance(y, shift.t) <= 1e-9 * (1 + size(shift.t)));
+}
+
+// What the search calls solved is a solution, and a matrix with a diagonal entry and its
+// negative are not both convex.
+inline void check_search(const Problem& problem, const Options& options,
+                         const Drawn& drawn, Random& random) {
+  const Given given = drawn.given();
+  const Search search(problem, {options, 10, 2}, given.data);
+  Candidate found = search.first(random.below(2) == 0 ? &given.solution : nullptr, 100);
+  if (!found.settled()) found = search.polished(std::move(found));
+  search.restore(found);
+  const Numbers bound(problem.m, 0.0);
+  // The rows of a curved cone are drawn from all, and so have units of their own.
+  if (found.status == kSolved && problem.lengths.empty())
+    REQUIRE(is_solution(problem, DualFace(problem, bound.data()), drawn, found.x, found.y,
+                        found.s));
+  Numbers minus = drawn.P;
+  bool diagonal = false;
+  for (size_t k = 0; k < minus.size(); ++k) {
+    minus[k] *= -1;
+    diagonal = diagonal || problem.P.rows[k] == problem.P.cols[k];
+  }
+  REQUIRE(!diagonal || !problem.curvature().is_convex(minus.data(), DBL_EPSILON, gemm));
 }
 
 inline void check_derivatives(Random& random) {
@@ -287,6 +317,7 @@ inline void check_derivatives(Random& random) {
   for (double& bound : drawn.b)
     if (std::isinf(bound)) bound = 1;
   check_proximal(problem, drawn, random);
+  check_search(problem, options, drawn, random);
   // Values of any kind: no result is expected, but an end.
   constexpr double infinity = std::numeric_limits<double>::infinity();
   const double strange[] = {0.0, std::nan(""), infinity, 1e300, -1e300, 1e-300};
@@ -302,6 +333,11 @@ inline void check_derivatives(Random& random) {
                {P.data(), A.data(), q.data(), b.data()});
   if (report.solved)
     for (double entry : q) REQUIRE(std::isfinite(entry));
+  const Given given = drawn.given();
+  const Candidate found =
+      Search(problem, {options, 10, 2}, given.data).first(&given.solution, 100);
+  if (found.status == kSolved)
+    for (double entry : found.x) REQUIRE(std::isfinite(entry));
   const Numbers none(problem.m, 0.0);
   Proximal(problem, DBL_EPSILON, drawn.given().data, none.data())
       .minimise(nullptr, false, 20);

@@ -38,9 +38,10 @@ from jaxtyping import Array, Float
 from ._accuracy import all_finite
 from ._convexity import is_convex
 from ._differentiate import linearise, Values
-from ._implicit import Extras, multiply_by, solve_by, somewhere, split, times_one
+from ._implicit import Extras, somewhere, times_one
 from ._scaling import in_own_units
 from ._sharding import vary_together
+from ._unknowns import multiply_by, solve_by, split
 from .cones import (
     AbstractCone,
     DualCone,

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -125,52 +124,6 @@ def linearise(
     # The rules of lineax take the state for a constant.
     state = solver.init(jax.lax.stop_gradient(kkt), options or {})
     return Linearised(kkt, state, (x, y, y - v), (-dual_residual, -primal_residual))
-
-
-class Point(eqx.Module):
-    """`K` at a point, factorised: by the extension if it is there for it, else by JAX."""
-
-    structure: AbstractQCPStructure = eqx.field(static=True)
-    solver: FrozenSolver
-    state: _traced.State | tuple[KKTOperator, Any]
-
-    def __init__(
-        self,
-        structure: AbstractQCPStructure,
-        solver: FrozenSolver,
-        values: Values,
-        smoothing: Smoothing,
-        options: dict[str, Any],
-    ):
-        """**Arguments:** as for `linearise`."""
-        self.structure, self.solver = structure, solver
-        if in_programs(structure, solver.rest.value, values.x.dtype):
-            mu = 0.0 if smoothing is None else smoothing
-            self.state = _traced.linearise(self._call, values, mu)
-        else:
-            linearised = linearise(structure, values, solver.thaw(), smoothing, options)
-            self.state = linearised.kkt, linearised.state
-
-    @property
-    def _call(self) -> _traced.Call:
-        return _traced.Call(self.structure, self.solver.thaw())
-
-    @property
-    def jacobian(self) -> ConeJacobian:
-        """`D`."""
-        if isinstance(self.state, _traced.State):
-            lam, frames = self.state[:2]
-            return ConeJacobian(lam, eigenvectors(self.structure.dual_cone, frames))
-        return self.state[0].jacobian
-
-    def solve(
-        self, upper: Float[Array, " n"], dual: Float[Array, " m"]
-    ) -> tuple[Float[Array, " n"], Float[Array, " m"], Bool[Array, ""]]:
-        """As `diffqcp.kkt.KKTOperator.solve`."""
-        if isinstance(self.state, _traced.State):
-            return _traced.solve(self._call, self.state, upper, dual)
-        kkt, state = self.state
-        return kkt.solve(upper, dual, self.solver.thaw(), state)
 
 
 def _bounded(structure: AbstractQCPStructure, values: Values) -> Values:

@@ -16,7 +16,9 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
+from . import _native_search, _traced
 from ._accuracy import accurate_error, all_finite
+from ._compiled import in_programs
 from ._convexity import is_convex
 from ._newton import newton
 from ._range_space import RangeSpace
@@ -29,6 +31,7 @@ from .forward import (
     Clarabel,
     Found,
     Function,
+    Proximal,
     Start,
     Status,
 )
@@ -194,6 +197,15 @@ def search(
     """The solution of a problem; NaN where there is none."""
     other = rescue(structure, forward)
     data, start = vary_together((data, start))
+    if isinstance(forward, Proximal) and in_programs(structure, solver, data[2].dtype):
+        call = _traced.Call(
+            structure,
+            solver,
+            steps=forward.max_steps,
+            patience=_PATIENCE,
+            corrections=max_steps,
+        )
+        return _native_search.search(call, data, start, other)
     prepared = _prepare(structure, data, start, _is_scaled(forward))
     first = None
     if prepared.start is not None:

@@ -30,6 +30,7 @@ class Call(NamedTuple):
     - `polish`: whether a derivative is preceded by Newton steps.
     - `steps`, `patience`: the most steps of a method, and after how many steps without an
         improvement Newton's method ends.
+    - `corrections`: the most steps of Newton's method after another one.
     """
 
     structure: AbstractQCPStructure
@@ -37,6 +38,7 @@ class Call(NamedTuple):
     polish: bool = False
     steps: int = 0
     patience: int = 0
+    corrections: int = 0
 
     def __call__(self, name: str, arguments: Any, *sizes: int) -> tuple[Array, ...]:
         """The results of the function `name` of native/traced.hpp, which have these
@@ -70,6 +72,7 @@ class Call(NamedTuple):
             polish=self.polish,
             steps=np.int32(self.steps),
             patience=np.int32(self.patience),
+            corrections=np.int32(self.corrections),
         )
         # What comes out is of one type with what went in.
         return vary_together((tuple(out), arguments))[0]
@@ -119,12 +122,20 @@ def linearise(call: Call, values: Any, smoothing: Array | float) -> State:
 
 
 def solve(
-    call: Call, state: State, upper: Float[Array, " n"], dual: Float[Array, " m"]
-) -> tuple[Float[Array, " n"], Float[Array, " m"], Bool[Array, ""]]:
-    """As `diffqcp.kkt.KKTOperator.solve`."""
-    n, m = call.structure.n, call.structure.m
-    w, u, solved = call("solve", (*state, upper, dual), n, m, 1)
-    return w, u, solved[0] > 0
+    call: Call,
+    state: State,
+    matrices: tuple[Array, Array],
+    right: Array,
+    transposed: bool,
+) -> Float[Array, " unknowns"]:
+    """As `diffqcp._unknowns.solve_by`.
+
+    **Arguments:**
+
+    - `matrices`: the values of `P` and `A`.
+    """
+    name = "solve_transposed" if transposed else "solve"
+    return call(name, (*state, *matrices, right), right.size)[0]
 
 
 def vjp(
@@ -177,6 +188,46 @@ def minimise(
     x, y, s, report = call("minimise", (*data, *begin, flags, free), n, m, m, 3)
     status, steps = report[1:].astype(jnp.int32)
     return (x, y, s), report[0], status, steps
+
+
+class Candidate(NamedTuple):
+    """A point of a search, in the units of the data; NaN where it is no solution.
+
+    - `report`: whether a better one is looked for, a `diffqcp.Status`, how many steps
+        were taken, and the error in units of the problem's own.
+    """
+
+    x: Float[Array, " n"]
+    y: Float[Array, " m"]
+    s: Float[Array, " m"]
+    report: Float[Array, "4"]
+
+
+def find(call: Call, data: Any, start: Any) -> Candidate:
+    """What `diffqcp._search.search` finds by the proximal method.
+
+    **Arguments:**
+
+    - `start`: where to begin, or None.
+    """
+    n, m, dtype = call.structure.n, call.structure.m, data[2].dtype
+    _, _, q, b = data
+    begin = (q, b, b) if start is None else start  # whatever has these shapes, if none
+    there = jnp.asarray(start is not None, dtype)
+    return Candidate(*call("find", (*data, *begin, there), n, m, m, 4))
+
+
+def improve(call: Call, data: Any, candidate: Candidate, other: Any) -> Candidate:
+    """The better one of two candidates, the last one.
+
+    **Arguments:**
+
+    - `other`: a `diffqcp.forward.Found` in units of the problem's own.
+    """
+    n, m = call.structure.n, call.structure.m
+    x, y, s, *counts = other
+    counts = [part.astype(x.dtype) for part in counts]
+    return Candidate(*call("improve", (*data, *candidate, x, y, s, *counts), n, m, m, 4))
 
 
 def least_shift(
