@@ -7,6 +7,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._linear_map import LinearMap
 from ._options import check_count, check_fraction
 
 
@@ -138,7 +139,9 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
         # lineax's LSMR does not take float32 where JAX's default is float64.
         wide = jnp.result_type(float)
         operator, scale = jax.tree.map(
-            lambda leaf: leaf.astype(wide) if eqx.is_inexact_array(leaf) else leaf, state
+            lambda leaf: leaf.astype(wide) if eqx.is_inexact_array(leaf) else leaf,
+            state,
+            is_leaf=lambda node: isinstance(node, LinearMap),  # its products are as given
         )
         if scale is not None:
             scaling = lx.DiagonalLinearOperator(scale)

@@ -17,11 +17,13 @@ from jaxtyping import Array, Float
 
 from .._differentiate import linearise, Values
 from .._implicit import somewhere
-from .._newton import newton
+from .._newton import newton_along
 from .._scaling import equilibrate
-from ..derivative import Data, Solution
+from .._structure_base import LocalData
+from ..derivative import Solution
 from ..forward import Status
-from ..linear_solve import FrozenSolver
+from ..linear_solve import AutoSolver, FrozenSolver
+from ..structure import AbstractQCPStructure
 from ._check import judge
 from ._model import Model
 from ._multipliers import estimate_multipliers
@@ -79,7 +81,8 @@ def locate(recipe: Recipe, theta: Any, extras: Extras) -> Located:
     if y is None:
         none = jnp.zeros(structure.m, x.dtype)
         first = model.local(x, none, theta).data
-        y = estimate_multipliers(structure, first, x, -model.c(x, theta))
+        least = AutoSolver() if isinstance(structure, AbstractQCPStructure) else solver
+        y = estimate_multipliers(structure, first, x, -model.c(x, theta), least)
     if recipe.method is not None:
         x, y, count, otherwise = sqp(recipe.method, model, theta, x, y)
     s = -model.c(x, theta)
@@ -100,11 +103,11 @@ def _polish(recipe: Recipe, theta: Any, start: Solution, solver: Any) -> Solutio
     x, y, _ = start
     scaling = equilibrate(model.structure, model.local(x, y, theta).data)
 
-    def local(x: Array, y: Array) -> Data:
+    def local(x: Array, y: Array) -> LocalData:
         x, y, _ = scaling.restore((x, y, y))
         return scaling.data(model.structure, model.local(x, y, theta).data)
 
-    found, _, _ = newton(
+    found, _, _ = newton_along(
         *(model.structure, local, scaling.scale(start), solver),
         max_steps=recipe.polish,
         patience=2,

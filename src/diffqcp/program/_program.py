@@ -1,6 +1,6 @@
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, cast, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,11 +12,13 @@ from jaxtyping import Array, Float, Integer
 
 from .._checks import as_vector, check_number
 from .._differentiate import Values
+from .._regularity import check_order
 from ..cones.dims import parse_dims
 from ..cones.psd import PSDOrder
-from ..linear_solve import Augmented, FrozenSolver, select_solver
+from ..linear_solve import Augmented, FrozenSolver, LSMR, select_solver
 from ..solver import raise_unless_solved
 from ..sparsity import SparsityPattern
+from ..structure import AbstractQCPStructure
 from ._compression import Compression
 from ._detect import detect_hessian, detect_jacobian
 from ._implicit import Extras, locate, Recipe
@@ -24,6 +26,7 @@ from ._layout import Layout
 from ._methods import AbstractHostMethod
 from ._model import Model, ravel_constraints
 from ._pattern import as_pattern, make_structure
+from ._products import Products
 from ._regularity import examine_program, ProgramRegularity
 from ._sqp import SQP
 
@@ -55,6 +58,8 @@ class ProgramSolution(eqx.Module):
 class _Source(NamedTuple):
     """What a program was made of. It hashes and compares by value, functions by
     identity.
+
+    - `products`: see `make_structure`.
     """
 
     objective: Callable[..., Any]
@@ -63,6 +68,7 @@ class _Source(NamedTuple):
     psd_order: PSDOrder | None
     hessian: SparsityPattern | str | None
     jacobian: SparsityPattern | str | None
+    products: bool | None
 
 
 class Program(eqx.Module):
@@ -101,7 +107,7 @@ class Program(eqx.Module):
     """
 
     source: _Source = eqx.field(static=True)
-    frozen_solver: FrozenSolver
+    frozen_solver: FrozenSolver | None
 
     def __init__(
         self,
@@ -126,10 +132,14 @@ class Program(eqx.Module):
             psd_order,
             as_pattern("hessian_pattern", hessian_pattern),
             as_pattern("jacobian_pattern", jacobian_pattern),
+            products=None,
         )
         if solver is None and solve_method == "auto":
-            solver = Augmented()
+            self.frozen_solver = None
+            return
         self.frozen_solver = select_solver(solve_method, solver)
+        by_products = isinstance(self.frozen_solver.rest.value, LSMR)
+        self.source = self.source._replace(products=by_products)
 
     def at(
         self,
@@ -233,7 +243,11 @@ class Program(eqx.Module):
         if isinstance(method, AbstractHostMethod):
             vector, y, iterations = _on_host(method, model, theta, vector)
             method = None
-        extras = Extras(self.frozen_solver, vector, y)
+        solver = self.frozen_solver
+        if solver is None:
+            stored = isinstance(model.structure, AbstractQCPStructure)
+            solver = _FOR_ENTRIES if stored else _FOR_PRODUCTS
+        extras = Extras(solver, vector, y)
         least = float(jnp.finfo(vector.dtype).eps) ** 0.6
         recipe = Recipe(model, method, keep, steps, max(float(tol), least))
         solution = _located(recipe, theta, extras, iterations)
@@ -263,20 +277,28 @@ class Program(eqx.Module):
         """
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((theta, x, y))):
             raise ValueError("regularity: expected known values; call it outside jit")
+        check_order(self._model(theta, x)[0].structure)
         found = self.at(theta, x, y, throw=False)
-        model, theta, vector = self._model(theta, x)
+        with_entries = self.source._replace(products=False)
+        model, theta, vector = self._model(theta, x, with_entries)
         data = jax.jit(model.local)(vector, found.y, theta).data
         P, A, q, b = data
         values = Values(P, A, q, b, vector, found.y, found.s)
-        return examine_program(model.structure, values)
+        return examine_program(cast(AbstractQCPStructure, model.structure), values)
 
-    def _model(self, theta: Any, x: Any) -> tuple[Model, Any, Float[Array, " n"]]:
+    def _model(
+        self, theta: Any, x: Any, source: _Source | None = None
+    ) -> tuple[Model, Any, Float[Array, " n"]]:
         """The functions for vectors, `theta` as arrays, and `x` as a vector."""
+        source = self.source if source is None else source
         layout = Layout.of("x", x)
         theta = jax.tree.map(jnp.asarray, theta)
         leaves, tree = jax.tree.flatten(theta)
         structs = tuple((leaf.shape, np.dtype(leaf.dtype)) for leaf in leaves)
-        return _model(self.source, layout, tree, structs), theta, layout.ravel("x", x)
+        return _model(source, layout, tree, structs), theta, layout.ravel("x", x)
+
+
+_FOR_ENTRIES, _FOR_PRODUCTS = FrozenSolver(Augmented()), FrozenSolver(LSMR())
 
 
 @partial(jax.jit, static_argnums=0)
@@ -358,12 +380,17 @@ def _model(source: _Source, layout: Layout, tree: Any, structs: tuple[Any, ...])
     if isinstance(jacobian, str):
         jacobian = detect_jacobian(vector, x, theta)
     dims = {k: list(v) if isinstance(v, tuple) else v for k, v in source.dims}
-    structure = make_structure(n, m, dims, source.psd_order, hessian, jacobian)
-    return Model(
-        *(source.objective, constraints, layout, structure),
-        Compression(structure.P_pattern, symmetric=True),
-        Compression(structure.A_pattern),
+    structure = make_structure(
+        *(n, m, dims, source.psd_order, hessian, jacobian, source.products)
     )
+    if isinstance(structure, AbstractQCPStructure):
+        derivatives = (
+            Compression(structure.P_pattern, symmetric=True),
+            Compression(structure.A_pattern),
+        )
+    else:
+        derivatives = Products(symmetric=True), Products()
+    return Model(source.objective, constraints, layout, structure, *derivatives)
 
 
 def _result(name: str, function: Callable[..., Any], x: Any, theta: Any) -> Any:
