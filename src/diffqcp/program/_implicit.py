@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._accuracy import all_finite
 from .._differentiate import linearise, Values
 from .._implicit import somewhere
 from .._newton import newton_along
@@ -76,13 +77,15 @@ def locate(recipe: Recipe, theta: Any, extras: Extras) -> Located:
     """The solution; differentiable in `theta`."""
     model, solver = recipe.model, extras.solver.thaw()
     structure, x = model.structure, extras.x
-    y, count = extras.y, jnp.zeros((), jnp.int32)
+    y, count, trouble = extras.y, jnp.zeros((), jnp.int32), jnp.asarray(False)
     otherwise = jnp.asarray(int(Status.INACCURATE), jnp.int32)
     if y is None:
         none = jnp.zeros(structure.m, x.dtype)
         first = model.local(x, none, theta).data
         least = AutoSolver() if isinstance(structure, AbstractQCPStructure) else solver
-        y = estimate_multipliers(structure, first, x, -model.c(x, theta), least)
+        s = -model.c(x, theta)
+        y, solved = estimate_multipliers(structure, first, x, s, least)
+        trouble = ~solved & all_finite((first[2:], x))
     if recipe.method is not None:
         x, y, count, otherwise = sqp(recipe.method, model, theta, x, y)
     s = -model.c(x, theta)
@@ -90,6 +93,8 @@ def locate(recipe: Recipe, theta: Any, extras: Extras) -> Located:
         x, y, s = _polish(recipe, theta, (x, y, s), solver)
     status, error = judge(structure, model.local(x, y, theta), (x, y, s), recipe.tol)
     status = jnp.where(status == int(Status.INACCURATE), otherwise, status)
+    trouble &= status == int(Status.NOT_FINITE)  # for want of multipliers
+    status = jnp.where(trouble, jnp.int32(int(Status.NUMERICAL_TROUBLE)), status)
     if not recipe.keep:
         x, y, s = (
             jnp.where(status == int(Status.SOLVED), part, jnp.nan) for part in (x, y, s)

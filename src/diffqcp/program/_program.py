@@ -179,7 +179,8 @@ class Program(eqx.Module):
         if the first-order conditions do not hold, `WRONG_SIGN` if multipliers are not in
         `K*`, `SADDLE_POINT` if the objective decreases along the constraints in second
         order (which is not looked at in sparse programs with very full rows),
-        `WRONG_PATTERN` if a pattern leaves out derivatives, and `NOT_FINITE`.
+        `WRONG_PATTERN` if a pattern leaves out derivatives, `NUMERICAL_TROUBLE` if
+        multipliers could not be estimated, and `NOT_FINITE`.
 
         **Raises:** `TypeError` or `ValueError`, naming the argument, for shapes that do
         not fit together.
