@@ -128,6 +128,20 @@ def test_lsmr_that_does_not_converge_gives_no_numbers():
     assert at(case.theta, x, throw=False).status == Status.NUMERICAL_TROUBLE
 
 
+def test_a_singular_system_without_a_solution_gives_no_numbers():
+    """Two constraints that hold together, but not for another `theta[1]`. In a convex
+    program there would be a derivative in the sense of least squares.
+    """
+
+    def tied(x, theta):
+        return jnp.stack([x[0], x[0] - theta[1]])
+
+    at = Program(_bent, tied, {"z": 2}, solve_method="jax-lsmr").at
+    J = jax.jit(jax.jacfwd(lambda theta: at(theta, jnp.zeros(2)).x))(jnp.array([-1.0, 0]))
+    assert J[:, 0].tolist() == [0, 0]
+    assert np.isnan(J[:, 1]).all()
+
+
 SIZE = 4500
 
 
@@ -139,7 +153,6 @@ def _low_rank(x, theta):
 
 def _ball_and_sum(x, theta):
     return jnp.stack([theta[0] - jnp.sum(x) / SIZE**0.5, jnp.sum(x**2) - 100])
-
 
 
 def test_large_programs_are_not_formed():

@@ -39,12 +39,15 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
         products and, once for a `K`, one more solve to a low accuracy, which tells
         whether `K` is singular: then it is not scaled, as the least-squares solution of
         least norm would be another.
+    - `well_posed`: whether a system that has no solution fails, instead of being solved
+        in the sense of least squares.
     """
 
     rtol: float | None = None
     atol: float = 0.0
     max_steps: int | None = None
     precondition: bool = False
+    well_posed: bool = False
 
     def __check_init__(self):
         check_fraction(self, "rtol", positive=False)
@@ -110,13 +113,17 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
         nothing = zero[:1].sum()
         start = zero, nothing, nothing, nothing + jnp.inf, 0, jnp.asarray(0), nothing
         w, _, _, error, _, steps, _ = jax.lax.while_loop(unfinished, improve, start)
+        z, unsolved = scale * w, error > max(enough, eps**0.5)
+        if self.well_posed:
+            left = jnp.max(jnp.abs(vector - state.operator.mv(z)), initial=0)
+            unsolved |= left > eps**0.5 * jnp.max(jnp.abs(vector), initial=0)
         result = lx.RESULTS.where(
-            error > max(enough, eps**0.5),
+            unsolved,
             lx.RESULTS.max_steps_reached,
             lx.RESULTS.successful,
         )
         stats = {"num_steps": steps, "error": error, "max_steps": self._most(right.size)}
-        return scale * w, result, stats
+        return z, result, stats
 
     def _most(self, size: int) -> int:
         return 100 * size if self.max_steps is None else self.max_steps

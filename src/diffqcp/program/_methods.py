@@ -112,6 +112,7 @@ def _products(function: Callable[..., Array]) -> Any:
         def matvec(vector: np.ndarray) -> np.ndarray:
             return np.asarray(product(vector.reshape(-1).astype(x.dtype), x, *others))
 
-        return LinearOperator((x.size, x.size), matvec=matvec, dtype=x.dtype)
+        operator: Any = LinearOperator
+        return operator((x.size, x.size), matvec=matvec, dtype=x.dtype)
 
     return at

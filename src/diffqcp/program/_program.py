@@ -1,6 +1,7 @@
-from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
-from typing import Any, cast, NamedTuple
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -17,17 +18,14 @@ from ..cones.dims import parse_dims
 from ..cones.psd import PSDOrder
 from ..linear_solve import Augmented, FrozenSolver, LSMR, select_solver
 from ..solver import raise_unless_solved
-from ..sparsity import SparsityPattern
 from ..structure import AbstractQCPStructure
-from ._compression import Compression
-from ._detect import detect_hessian, detect_jacobian
 from ._implicit import Extras, locate, Recipe
 from ._layout import Layout
 from ._methods import AbstractHostMethod
-from ._model import Model, ravel_constraints
-from ._pattern import as_pattern, make_structure
-from ._products import Products
+from ._model import Model
+from ._pattern import as_pattern
 from ._regularity import examine_program, ProgramRegularity
+from ._source import check_function, model_of, Source
 from ._sqp import SQP
 
 
@@ -53,22 +51,6 @@ class ProgramSolution(eqx.Module):
     iterations: Integer[Array, ""]
     objective: Float[Array, ""]
     error: Float[Array, ""]
-
-
-class _Source(NamedTuple):
-    """What a program was made of. It hashes and compares by value, functions by
-    identity.
-
-    - `products`: see `make_structure`.
-    """
-
-    objective: Callable[..., Any]
-    constraints: Callable[..., Any] | None
-    dims: tuple[tuple[str, Any], ...]
-    psd_order: PSDOrder | None
-    hessian: SparsityPattern | str | None
-    jacobian: SparsityPattern | str | None
-    products: bool | None
 
 
 class Program(eqx.Module):
@@ -106,7 +88,7 @@ class Program(eqx.Module):
     **Raises:** `TypeError` or `ValueError`, naming the argument.
     """
 
-    source: _Source = eqx.field(static=True)
+    source: Source = eqx.field(static=True)
     frozen_solver: FrozenSolver | None
 
     def __init__(
@@ -121,11 +103,11 @@ class Program(eqx.Module):
         solve_method: str = "auto",
         solver: lx.AbstractLinearSolver | None = None,
     ):
-        _check_function("objective", objective)
+        check_function("objective", objective)
         if constraints is not None:
-            _check_function("constraints", constraints)
+            check_function("constraints", constraints)
         dims = parse_dims({} if cone_dims is None else cone_dims, psd_order)
-        self.source = _Source(
+        self.source = Source(
             objective,
             constraints,
             tuple((key, _frozen(dims[key])) for key in sorted(dims)),
@@ -138,8 +120,11 @@ class Program(eqx.Module):
             self.frozen_solver = None
             return
         self.frozen_solver = select_solver(solve_method, solver)
-        by_products = isinstance(self.frozen_solver.rest.value, LSMR)
+        chosen = self.frozen_solver.rest.value
+        by_products = isinstance(chosen, LSMR)
         self.source = self.source._replace(products=by_products)
+        if by_products:  # least squares mean nothing where the Hessian is indefinite
+            self.frozen_solver = FrozenSolver(replace(chosen, well_posed=True))
 
     def at(
         self,
@@ -288,7 +273,7 @@ class Program(eqx.Module):
         return examine_program(cast(AbstractQCPStructure, model.structure), values)
 
     def _model(
-        self, theta: Any, x: Any, source: _Source | None = None
+        self, theta: Any, x: Any, source: Source | None = None
     ) -> tuple[Model, Any, Float[Array, " n"]]:
         """The functions for vectors, `theta` as arrays, and `x` as a vector."""
         source = self.source if source is None else source
@@ -296,10 +281,12 @@ class Program(eqx.Module):
         theta = jax.tree.map(jnp.asarray, theta)
         leaves, tree = jax.tree.flatten(theta)
         structs = tuple((leaf.shape, np.dtype(leaf.dtype)) for leaf in leaves)
-        return _model(source, layout, tree, structs), theta, layout.ravel("x", x)
+        return model_of(source, layout, tree, structs), theta, layout.ravel("x", x)
 
 
-_FOR_ENTRIES, _FOR_PRODUCTS = FrozenSolver(Augmented()), FrozenSolver(LSMR())
+_FOR_ENTRIES, _FOR_PRODUCTS = (
+    FrozenSolver(solver) for solver in (Augmented(), LSMR(well_posed=True))
+)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -330,88 +317,5 @@ def _on_host(
     return x, None if y is None else jnp.asarray(y, start.dtype), iterations
 
 
-def _check_function(name: str, function: Any) -> None:
-    if not callable(function):
-        raise TypeError(f"{name}: expected a function, got {function!r}")
-    try:
-        hash(function)
-    except TypeError as error:
-        raise TypeError(
-            f"{name}: expected a function that can be hashed; what arrays it has are to "
-            "be a part of theta"
-        ) from error
-
-
 def _frozen(size: Any) -> Any:
     return tuple(size) if isinstance(size, list) else size
-
-
-@lru_cache(maxsize=64)
-def _model(source: _Source, layout: Layout, tree: Any, structs: tuple[Any, ...]) -> Model:
-    """The functions for vectors, once for each structure and shapes of the arguments.
-
-    **Raises:** `TypeError` or `ValueError`, naming the argument.
-    """
-    leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in structs]
-    theta = jax.tree.unflatten(tree, leaves)
-    n, dtype = layout.size, layout.dtype
-    if n == 0:
-        raise ValueError("x: expected at least one number, got none")
-    x = jax.ShapeDtypeStruct((n,), dtype)
-
-    def objective(x: Array, theta: Any) -> Any:
-        return source.objective(layout.unravel(x), theta)
-
-    value = _result("objective", objective, x, theta)
-    if not isinstance(value, jax.ShapeDtypeStruct) or value.shape != ():
-        raise ValueError(f"objective: expected a number, got {value}")
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(f"objective: expected a real number, got {value}")
-    constraints, m = source.constraints, 0
-    vector = partial(_constraint_vector, source, layout)
-    if constraints is not None:
-        m = _result("constraints", vector, x, theta).size
-    hessian, jacobian = source.hessian, source.jacobian
-    if isinstance(hessian, str):
-        y = jax.ShapeDtypeStruct((m,), dtype)
-        hessian = detect_hessian(
-            lambda x, y, theta: objective(x, theta) + jnp.vdot(y, vector(x, theta)),
-            *(x, y, theta),
-        )
-    if isinstance(jacobian, str):
-        jacobian = detect_jacobian(vector, x, theta)
-    dims = {k: list(v) if isinstance(v, tuple) else v for k, v in source.dims}
-    structure = make_structure(
-        *(n, m, dims, source.psd_order, hessian, jacobian, source.products)
-    )
-    if isinstance(structure, AbstractQCPStructure):
-        derivatives = (
-            Compression(structure.P_pattern, symmetric=True),
-            Compression(structure.A_pattern),
-        )
-    else:
-        derivatives = Products(symmetric=True), Products()
-    return Model(source.objective, constraints, layout, structure, *derivatives)
-
-
-def _result(name: str, function: Callable[..., Any], x: Any, theta: Any) -> Any:
-    """The shapes and dtypes of a function's result.
-
-    **Raises:** `ValueError`, naming the argument, if it closes over traced values: their
-    derivatives would be left out.
-    """
-    closed, result = jax.make_jaxpr(function, return_shape=True)(x, theta)
-    if any(isinstance(constant, Tracer) for constant in closed.consts):
-        raise ValueError(
-            f"{name}: closes over values that are traced by jit, grad or vmap; they are "
-            "to be a part of theta"
-        )
-    return result
-
-
-def _constraint_vector(
-    source: _Source, layout: Layout, x: Float[Array, " n"], theta: Any
-) -> Float[Array, " m"]:
-    if source.constraints is None:
-        return jnp.zeros(0, x.dtype)
-    return ravel_constraints(source.constraints(layout.unravel(x), theta), x.dtype)
