@@ -86,6 +86,7 @@ def main() -> None:
     }
     print("| | ms |\n|---|---|")
     for name, call in calls.items():
+        jax.block_until_ready(call())  # compiled
         seconds = median_seconds(lambda call=call: jax.block_until_ready(call()))
         print(f"| {name} | {1e3 * seconds:.1f} |")
     compiled = gradient.lower(theta, x, y).compile()

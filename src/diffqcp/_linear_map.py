@@ -1,11 +1,13 @@
 """Matrices of which only products are known."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 
@@ -31,14 +33,12 @@ class LinearMap(eqx.Module):
         return self.rows.size, self.cols.size
 
     def mv(self, vector: Float[Array, " cols"]) -> Float[Array, " rows"]:
-        """`matrix @ vector`. The product is taken in the precision of `M`."""
-        found = self.product(self.cols * vector.astype(self.cols.dtype))
-        return (self.rows * found).astype(vector.dtype)
+        """`matrix @ vector`."""
+        return self.rows * self.product(self.cols * vector)
 
     def transpose_mv(self, vector: Float[Array, " rows"]) -> Float[Array, " cols"]:
-        """`matrix.T @ vector`, likewise."""
-        found = self.transposed(self.rows * vector.astype(self.rows.dtype))
-        return (self.cols * found).astype(vector.dtype)
+        """`matrix.T @ vector`."""
+        return self.cols * self.transposed(self.rows * vector)
 
     def row_sizes(self, weights: Float[Array, " cols"]) -> Float[Array, " rows"]:
         """The norm of each row, with a weight for each column, within a factor of about
@@ -59,6 +59,16 @@ class LinearMap(eqx.Module):
             self.product, self.transposed, rows * self.rows, self.cols * cols
         )
 
+    def astype(self, dtype: Any) -> "LinearMap":
+        """The map for vectors of another dtype. Products with `M` stay what they are."""
+        own = self.cols.dtype
+        product, transposed = (
+            Partial(partial(_in_precision, own), part)
+            for part in (self.product, self.transposed)
+        )
+        rows, cols = self.rows.astype(dtype), self.cols.astype(dtype)
+        return LinearMap(product, transposed, rows, cols)
+
     def diagonal(self) -> Float[Array, " rows"]:
         """The diagonal, which takes as many products as there are columns."""
         return jnp.diagonal(self.as_matrix())
@@ -67,6 +77,10 @@ class LinearMap(eqx.Module):
         """The dense matrix, which takes as many products as there are columns."""
         units = jnp.eye(self.cols.size, dtype=self.cols.dtype)
         return jax.vmap(self.mv, out_axes=1)(units)
+
+
+def _in_precision(dtype: Any, product: Callable[[Array], Array], vector: Array) -> Array:
+    return product(vector.astype(dtype)).astype(vector.dtype)
 
 
 def _root_mean_square(

@@ -146,9 +146,9 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
         # lineax's LSMR does not take float32 where JAX's default is float64.
         wide = jnp.result_type(float)
         operator, scale = jax.tree.map(
-            lambda leaf: leaf.astype(wide) if eqx.is_inexact_array(leaf) else leaf,
+            lambda leaf: leaf.astype(wide) if _has_precision(leaf) else leaf,
             state,
-            is_leaf=lambda node: isinstance(node, LinearMap),  # its products are as given
+            is_leaf=_has_precision,
         )
         if scale is not None:
             scaling = lx.DiagonalLinearOperator(scale)
@@ -171,6 +171,10 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
     def assume_full_rank(self) -> bool:
         """LSMR takes any matrix."""
         return False
+
+
+def _has_precision(node: Any) -> bool:
+    return isinstance(node, LinearMap) or eqx.is_inexact_array(node)
 
 
 _ROUNDS, _PROBES = 4, 8

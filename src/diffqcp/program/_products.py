@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from .._linear_map import LinearMap
@@ -27,7 +28,7 @@ class Products:
         if not self.symmetric:
             rows = jnp.ones_like(x, shape=jax.eval_shape(product, x).shape)
             pull = jax.linear_transpose(product, x)
-            transposed = jax.tree_util.Partial(_only, pull)
+            transposed = Partial(_only, pull)
         return LinearMap(product, transposed, rows, cols), jnp.zeros_like(x[0])
 
 

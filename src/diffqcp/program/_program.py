@@ -76,10 +76,18 @@ class Program(eqx.Module):
         nonzero: a matrix of any kind, of which the places of stored (or if it is dense,
         nonzero) entries count. Columns that share no row are then differentiated
         together, and the linear system is sparse. `"detect"` finds them in the functions,
-        with the package `asdex`. None for dense ones.
+        with the package `asdex`. Without any pattern the matrices are dense, or are not
+        formed at all.
     - `solve_method`, `solver`: how linear systems are solved, as for
         [`diffqcp.AbstractQCP.derivative`][]; by default by [`diffqcp.Augmented`][], since
         the Hessian need not be positive definite.
+
+    A program without patterns is differentiated by products alone with
+    `solve_method="jax-lsmr"` or `solver=diffqcp.LSMR(...)`, and by default where the
+    matrices would have more than 16 million entries, `n * (n + m)`, which take 128 MB.
+    Then neither the Hessian of the Lagrangian nor the Jacobian is formed: memory is that
+    of a few evaluations of the functions, and the number of products grows with the
+    condition of the system. (Another `solve_method` forms them in any size.)
 
     Functions are told apart by identity: make a program once, and keep it. What they
     close over is constant; what is to be differentiated, or changes, is a part of
@@ -163,9 +171,10 @@ class Program(eqx.Module):
         **Returns:** a [`diffqcp.program.ProgramSolution`][]. Its status is `INACCURATE`
         if the first-order conditions do not hold, `WRONG_SIGN` if multipliers are not in
         `K*`, `SADDLE_POINT` if the objective decreases along the constraints in second
-        order (which is not looked at in sparse programs with very full rows),
-        `WRONG_PATTERN` if a pattern leaves out derivatives, `NUMERICAL_TROUBLE` if
-        multipliers could not be estimated, and `NOT_FINITE`.
+        order (which is not looked at where there are only products, nor in sparse
+        programs with very full rows), `WRONG_PATTERN` if a pattern leaves out
+        derivatives, `NUMERICAL_TROUBLE` if multipliers could not be estimated, and
+        `NOT_FINITE`.
 
         **Raises:** `TypeError` or `ValueError`, naming the argument, for shapes that do
         not fit together.
@@ -190,7 +199,8 @@ class Program(eqx.Module):
         - `start`: where to start; it has the structure of `x`.
         - `method`: the solver: [`diffqcp.program.SQP`][] by default; outside of `jit` and
             `vmap` also [`diffqcp.program.SciPy`][], or for large sparse programs
-            [`diffqcp.program.pounce.Pounce`][].
+            [`diffqcp.program.pounce.Pounce`][]. Where matrices are not formed,
+            `SciPy("trust-constr")`.
         - `throw`: whether a program that is not solved raises a `RuntimeError` with its
             status. If False, its solution and its derivatives are NaN.
 
