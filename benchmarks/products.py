@@ -9,13 +9,12 @@ whose Jacobian is dense. The gradient is that with respect to all data. One thre
 
 import argparse
 import os
+from typing import Any
 
 from .timing import median_seconds, ONE_THREAD, peak_megabytes
 
 
 os.environ |= ONE_THREAD
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
