@@ -89,8 +89,8 @@ def test_single_precision():
     """With double precision as JAX's default."""
     theta = jnp.array([0.5, 1.0, 0.2], jnp.float32)
     at = Program(_weighted, _total, {"z": 1}, solve_method="jax-lsmr").at
-    start = jnp.ones_like(theta)
-    J = jax.jit(jax.jacrev(lambda theta: at(theta, start, polish=True).x))(theta)
+    rough = 1.01 * theta / jnp.sum(theta)
+    J = jax.jit(jax.jacrev(lambda theta: at(theta, rough, polish=True).x))(theta)
     assert J.dtype == jnp.float32
     check(J, jax.jacfwd(lambda theta: theta / jnp.sum(theta))(theta), 1e-5)
 

@@ -8,6 +8,7 @@ and `ds = r2 - A dx`. What is differentiated once more is that system: `P`, `A` 
 derivative of the projection are functions of `theta` and of the solution.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from .._scaling import equilibrate
 from .._structure_base import LocalData
 from ..derivative import Solution
 from ..forward import Status
-from ..linear_solve import AutoSolver, FrozenSolver
+from ..linear_solve import AutoSolver, FrozenSolver, LSMR
 from ..structure import AbstractQCPStructure
 from ._check import judge
 from ._model import Model
@@ -128,6 +129,10 @@ def _locate_jvp(
     # The same function again: derivatives of any order.
     found = locate(recipe, theta, extras)
     model, solver = recipe.model, extras.solver.thaw()
+    if isinstance(solver, LSMR):
+        # A Newton step in the sense of least squares is one that may help, but as the
+        # derivative it means nothing where the Hessian is indefinite.
+        solver = replace(solver, well_posed=True)
     structure = model.structure
     good = found.status == int(Status.SOLVED)
     x, y, s = somewhere((found.x, found.y, found.s))

@@ -1,5 +1,4 @@
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -128,11 +127,8 @@ class Program(eqx.Module):
             self.frozen_solver = None
             return
         self.frozen_solver = select_solver(solve_method, solver)
-        chosen = self.frozen_solver.rest.value
-        by_products = isinstance(chosen, LSMR)
+        by_products = isinstance(self.frozen_solver.rest.value, LSMR)
         self.source = self.source._replace(products=by_products)
-        if by_products:  # least squares mean nothing where the Hessian is indefinite
-            self.frozen_solver = FrozenSolver(replace(chosen, well_posed=True))
 
     def at(
         self,
@@ -294,9 +290,7 @@ class Program(eqx.Module):
         return model_of(source, layout, tree, structs), theta, layout.ravel("x", x)
 
 
-_FOR_ENTRIES, _FOR_PRODUCTS = (
-    FrozenSolver(solver) for solver in (Augmented(), LSMR(well_posed=True))
-)
+_FOR_ENTRIES, _FOR_PRODUCTS = FrozenSolver(Augmented()), FrozenSolver(LSMR())
 
 
 @partial(jax.jit, static_argnums=0)
