@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Float
 
 from ._scaling import block_max
-from .derivative import Data, Solution
+from ._structure_base import AbstractStructure, LocalData
+from .derivative import Solution
 from .structure import AbstractQCPStructure
 
 
@@ -17,8 +18,8 @@ Residuals: TypeAlias = tuple[Float[Array, " n"], Float[Array, " m"]]
 
 
 def scaled_error(
-    structure: AbstractQCPStructure,
-    data: Data,
+    structure: AbstractStructure,
+    data: LocalData,
     solution: Solution,
     residuals: Residuals,
 ) -> Float[Array, ""]:

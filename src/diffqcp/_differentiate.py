@@ -20,6 +20,7 @@ from ._checks import as_numbers
 from ._compiled import in_programs
 from ._problem import eigenvectors
 from ._scaling import block_max
+from ._structure_base import AbstractStructure
 from .cones import ConeJacobian, ProductCone
 from .derivative import (
     adjoint_system,
@@ -38,10 +39,10 @@ from .structure import AbstractQCPStructure
 
 
 class Values(NamedTuple):
-    """All that a QCP has besides its structure."""
+    """All that a QCP has besides its structure, which makes matrices of `P` and `A`."""
 
-    P: Float[Array, " nnzP"]
-    A: Float[Array, " nnzA"]
+    P: Any
+    A: Any
     q: Float[Array, " n"]
     b: Float[Array, " m"]
     x: Float[Array, " n"]
@@ -87,7 +88,7 @@ class Linearised(NamedTuple):
 
 
 def linearise(
-    structure: AbstractQCPStructure,
+    structure: AbstractStructure,
     values: Values,
     solver: lx.AbstractLinearSolver,
     smoothing: Smoothing = None,

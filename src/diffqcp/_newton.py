@@ -12,6 +12,7 @@ from ._accuracy import exact_error, scaled_error
 from ._compiled import in_programs
 from ._differentiate import linearise, Values
 from ._sharding import vary_together
+from ._structure_base import AbstractStructure, LocalData
 from .derivative import Data, Solution
 from .kkt import KKTOperator
 from .structure import AbstractQCPStructure
@@ -31,7 +32,7 @@ class _State(NamedTuple):
 
 def newton(
     structure: AbstractQCPStructure,
-    data: Data | Callable[[Array, Array], Data],
+    data: Data,
     start: Solution,
     solver: lx.AbstractLinearSolver,
     *,
@@ -47,23 +48,38 @@ def newton(
     (Ali, Wong and Kolter, "A semismooth Newton method for fast, generic convex
     programming", ICML 2017.)
 
-    **Arguments:**
-
-    - `data`: the problem, or a function from `x` and `y` to one that stands for another
-        problem there.
-
     **Returns:** the best point, never worse than `(x, Pi(v), Pi(v) - v)` of the start;
     its error, as [`diffqcp._accuracy.scaled_error`][] has it; and how many steps were
     taken. The problem is to be in units of its own.
     """
-    if callable(data):
-        start, local = vary_together(start), data
-    elif in_programs(structure, solver, start[0].dtype):
+    if in_programs(structure, solver, start[0].dtype):
         call = _traced.Call(structure, solver, steps=max_steps, patience=patience)
         return _traced.newton(call, data, start)
-    else:
-        fixed, start = vary_together((data, start))
-        local = lambda x, y: fixed  # noqa: E731
+    fixed, start = vary_together((data, start))
+    return newton_along(
+        *(structure, lambda x, y: fixed, start, solver),
+        max_steps=max_steps,
+        patience=patience,
+    )
+
+
+def newton_along(
+    structure: AbstractStructure,
+    local: Callable[[Array, Array], LocalData],
+    start: Solution,
+    solver: lx.AbstractLinearSolver,
+    *,
+    max_steps: int,
+    patience: int,
+) -> tuple[Solution, Float[Array, ""], Integer[Array, ""]]:
+    """As `newton`, where the QCP stands for another problem, and is another one at each
+    point.
+
+    **Arguments:**
+
+    - `local`: the QCP as a function of `x` and `y`.
+    """
+    start = vary_together(start)
     exact = exact_error(start[0].dtype)
 
     def at(x: Float[Array, " n"], v: Float[Array, " m"]) -> _Point:

@@ -94,8 +94,8 @@ class Problem:
 
     def __init__(self, structure: AbstractQCPStructure):
         cone = structure.dual_cone
-        sizes = [_frame(part) for part in cone.cones]
-        skeleton = eigenvectors(cone, np.zeros(sum(sizes)))
+        frames = sum(_frame(part) for part in cone.cones)
+        skeleton = eigenvectors(cone, np.zeros(frames))
         assembly = assemble_patterns(structure.P_full, structure.A_pattern, skeleton)
         factorisation: Any = analyse(assembly)
         dims, P, A = structure.dims, structure.P_pattern, structure.A_pattern
@@ -105,8 +105,9 @@ class Problem:
             return _concatenate([getattr(block, name) for block in blocks])
 
         upper, dense = structure.psd_order == "upper", is_dense(structure)
+        sizes = structure.n, structure.m, dims["z"], dims["l"], assembly.order
         parts = (
-            [structure.n, structure.m, dims["z"], dims["l"], assembly.order, upper, dense],
+            [*sizes, upper, dense],
             *(P.rows, P.cols, structure.P_weights),
             *(structure.P_source[assembly.upper], A.rows, A.cols),
             structure.curved_sizes,
@@ -120,8 +121,8 @@ class Problem:
             tuple(as_indices("parts", part) for part in parts),
             np.array([alpha for _, alphas in kinds for alpha in alphas], float),
         )
-        sizes = extension().sizes(self.handle)
-        self.frames, self.entries, self.fill, self.room = sizes
+        counts = extension().sizes(self.handle)
+        self.frames, self.entries, self.fill, self.room = counts
 
     def project(self, v: np.ndarray) -> np.ndarray:
         """The projection of `v` onto the cone `K*`."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from ._differentiate import Values
 from ._problem import is_known, problem_of
+from ._structure_base import AbstractStructure
 from .cones import AbstractCone, NonnegativeCone, PSDCone, SecondOrderCone, ZeroCone
 from .cones.dims import cones_of
 from .cones.psd import unpacking
@@ -52,11 +53,7 @@ class Regularity:
 
 def examine(structure: AbstractQCPStructure, values: Values) -> Regularity:
     """See `AbstractQCP.regularity`."""
-    if structure.n + structure.m > _LARGEST:
-        raise ValueError(
-            f"regularity: expected n + m of at most {_LARGEST}, since it takes the "
-            f"eigenvalues of K, got {structure.n + structure.m}"
-        )
+    check_order(structure)
     eps = float(jnp.finfo(values.x.dtype).eps)
     P, A, q, b, x, y, s = (np.asarray(part, np.float64) for part in values)
     v = y - s
@@ -87,6 +84,15 @@ def examine(structure: AbstractQCPStructure, values: Values) -> Regularity:
     verdict = _verdict(kinks, deficiency, condition, max(residuals), scale, resolved)
     good = not kinks and deficiency == 0
     return Regularity(margins, deficiency, condition, *residuals, good, verdict)
+
+
+def check_order(structure: AbstractStructure) -> None:
+    """**Raises:** `ValueError` if the eigenvalues of `K` would take too long."""
+    if structure.n + structure.m > _LARGEST:
+        raise ValueError(
+            f"regularity: expected n + m of at most {_LARGEST}, since it takes the "
+            f"eigenvalues of K, got {structure.n + structure.m}"
+        )
 
 
 _LARGEST = 3000

@@ -9,9 +9,10 @@ from jaxtyping import Array, Float
 
 from . import _traced
 from ._compiled import in_programs
+from ._linear_map import LinearMap
+from ._structure_base import AbstractStructure, LocalData
 from .derivative import Data, Solution
 from .linear_solve import AutoSolver
-from .sparsity import SparsityPattern
 from .structure import AbstractQCPStructure
 
 
@@ -30,11 +31,10 @@ class Scaling(NamedTuple):
     rows: Float[Array, " m"]
     unit: Float[Array, ""]
 
-    def data(self, structure: AbstractQCPStructure, data: Data) -> Data:
+    def data(self, structure: AbstractStructure, data: LocalData) -> LocalData:
         """The scaled problem."""
         P, A, q, b = data
-        P = _multiplied(self.cols, P, structure.P_pattern, self.cols)
-        A = _multiplied(self.rows, A, structure.A_pattern, self.cols)
+        P, A = structure.scaled(P, A, self.rows, self.cols)
         return P, A, self.cols * q / self.unit, self.rows * b / self.unit
 
     def scale(self, solution: Solution) -> Solution:
@@ -48,20 +48,7 @@ class Scaling(NamedTuple):
         return x * self.cols, y * self.rows, s / self.rows
 
 
-def _multiplied(
-    left: Float[Array, " rows"],
-    values: Float[Array, " nnz"],
-    pattern: SparsityPattern,
-    right: Float[Array, " cols"],
-) -> Float[Array, " nnz"]:
-    """The entries of a matrix with its rows and columns multiplied."""
-    if pattern.full:
-        matrix = values.reshape(pattern.shape)
-        return (left[:, None] * matrix * right[None, :]).ravel()
-    return left[pattern.rows] * values * right[pattern.cols]
-
-
-def equilibrate(structure: AbstractQCPStructure, data: Data) -> Scaling:
+def equilibrate(structure: AbstractStructure, data: LocalData) -> Scaling:
     """Units in which the rows and columns of
 
         [[P, A', q], [A, 0, b], [q', b', 0]]
@@ -76,7 +63,7 @@ def equilibrate(structure: AbstractQCPStructure, data: Data) -> Scaling:
     P_matrix, A_matrix = structure.P_matrix(P), structure.A_matrix(A)
     q, b = jnp.abs(q), jnp.abs(b)
 
-    def step(count: int, scaling: Scaling) -> Scaling:
+    def step(scaling: Scaling, first: bool = False) -> Scaling:
         D, E, unit = scaling
         q_, b_ = D * q / unit, E * b / unit
         cols = jnp.maximum(P_matrix.col_sizes(D), A_matrix.col_sizes(E))
@@ -86,19 +73,22 @@ def equilibrate(structure: AbstractQCPStructure, data: Data) -> Scaling:
         cols, rows, largest = (
             jnp.where(size > 0, size, 1) for size in (cols, rows, largest)
         )
-        if count == 0:
+        if first:
             return Scaling(D, E / rows, unit)
         cols, rows, largest = (jnp.sqrt(size) for size in (cols, rows, largest))
         return Scaling(D / cols, E / rows, unit * largest)
 
     one = jnp.ones_like(q, shape=())
-    scaling = Scaling(jnp.ones_like(q), jnp.ones_like(b), one)
-    for count in range(_STEPS):  # no loop of JAX: two of them are not made one
-        scaling = step(count, scaling)
+    scaling = step(Scaling(jnp.ones_like(q), jnp.ones_like(b), one), first=True)
+    if isinstance(P_matrix, LinearMap):  # products may be long programs
+        scaling = jax.lax.fori_loop(0, _STEPS, lambda _, last: step(last), scaling)
+    else:  # no loop of JAX: two of them are not made one
+        for _ in range(_STEPS):
+            scaling = step(scaling)
     return jax.tree.map(_power_of_two, scaling)
 
 
-_STEPS = 5
+_STEPS = 4
 
 
 def in_own_units(structure: AbstractQCPStructure, data: Data) -> tuple[Data, Scaling]:
@@ -118,7 +108,7 @@ def _power_of_two(values: Array) -> Array:
 
 
 def block_max(
-    structure: AbstractQCPStructure, values: Float[Array, " m"]
+    structure: AbstractStructure, values: Float[Array, " m"]
 ) -> Float[Array, " m"]:
     """For each row the largest of the values in its cone, which is the row itself for
     zero and nonnegative cones.

@@ -18,15 +18,15 @@ transposed map has the same matrix.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from ._linear_map import LinearMap
 from ._operators import register_queries
 from .cones import ConeJacobian
 from .sparsity import SparseMatrix
@@ -34,26 +34,28 @@ from .sparsity import SparseMatrix
 
 Check: TypeAlias = Callable[[Any, Bool[Array, ""]], Any]
 Bend: TypeAlias = Callable[[Float[Array, " m"]], Float[Array, " m"]]
+_Matrix = TypeVar("_Matrix", bound=SparseMatrix | LinearMap)
 
 
-class KKTOperator(lx.AbstractLinearOperator):
+class KKTOperator(lx.AbstractLinearOperator, Generic[_Matrix]):
     """The symmetric matrix `K` of order `n + m`, matrix-free.
 
     **Arguments:**
 
     - `P`, `A`: all of the objective matrix, `(n, n)`, and the constraint matrix,
-        `(m, n)`.
+        `(m, n)`. With stored entries any solver takes `K`; where only products
+        are known, [`diffqcp.LSMR`][] does.
     - `jacobian`: the derivative `D` of the projection onto `K*` at `y - s`.
     """
 
-    P: SparseMatrix
-    A: SparseMatrix
+    P: _Matrix
+    A: _Matrix
     jacobian: ConeJacobian
 
     @property
     def n(self) -> int:
         """The order of the upper left block."""
-        return self.P.pattern.shape[0]
+        return self.P.shape[0]
 
     def to_dual(self, t: Float[Array, " m"]) -> Float[Array, " m"]:
         """`U L t`, from the lower unknowns of the system to `dy`."""
@@ -176,11 +178,7 @@ class KKTOperator(lx.AbstractLinearOperator):
 
     def diagonal(self) -> Float[Array, " N"]:
         """The diagonal of `K`."""
-        pattern = self.P.pattern
-        on = np.flatnonzero(pattern.rows == pattern.cols)
-        upper = jnp.zeros(self.n, self.P.values.dtype)
-        upper = upper.at[pattern.rows[on]].set(self.P.values[on])
-        return jnp.concatenate([upper, self.jacobian.eigenvalues - 1])
+        return jnp.concatenate([self.P.diagonal(), self.jacobian.eigenvalues - 1])
 
     def transpose(self) -> "KKTOperator":
         """`K` is symmetric."""

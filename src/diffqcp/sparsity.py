@@ -71,6 +71,11 @@ class SparseMatrix(eqx.Module):
     values: Float[Array, " nnz"]
     pattern: SparsityPattern
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of rows and of columns."""
+        return self.pattern.shape
+
     def mv(self, vector: Float[Array, " cols"]) -> Float[Array, " rows"]:
         """`matrix @ vector`."""
         if self.pattern.full:  # products are many times faster than scattered sums
@@ -100,6 +105,22 @@ class SparseMatrix(eqx.Module):
             return jnp.max(values * weights[:, None], axis=0, initial=0)
         sizes = jnp.abs(self.values) * weights[self.pattern.rows]
         return _largest_of(sizes, self.pattern.cols, self.pattern.shape[1])
+
+    def scaled(
+        self, rows: Float[Array, " rows"], cols: Float[Array, " cols"]
+    ) -> "SparseMatrix":
+        """The matrix with its rows and columns multiplied by these factors."""
+        if self.pattern.full:
+            matrix = rows[:, None] * self.as_matrix() * cols[None, :]
+            return SparseMatrix(matrix.ravel(), self.pattern)
+        values = rows[self.pattern.rows] * self.values * cols[self.pattern.cols]
+        return SparseMatrix(values, self.pattern)
+
+    def diagonal(self) -> Float[Array, " rows"]:
+        """The diagonal of a square matrix."""
+        on = np.flatnonzero(self.pattern.rows == self.pattern.cols)
+        none = jnp.zeros(self.pattern.shape[0], self.values.dtype)
+        return none.at[self.pattern.rows[on]].set(self.values[on])
 
     def as_matrix(self) -> Float[Array, "rows cols"]:
         """The dense matrix."""

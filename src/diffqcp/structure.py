@@ -16,13 +16,12 @@ from jaxtyping import Array, DTypeLike, Float
 from ._arrays import as_jax
 from ._checks import check_real
 from ._static import StaticArray
-from .cones import ProductCone
-from .cones.dims import cones_of, parse_dims
+from ._structure_base import AbstractStructure
 from .cones.psd import PSDOrder
 from .sparsity import flat_places, SparseMatrix, SparsityPattern
 
 
-class AbstractQCPStructure(abc.ABC):
+class AbstractQCPStructure(AbstractStructure):
     """What problems of one kind have in common: sizes, sparsity patterns and cones.
 
     To JAX it is static, that is, a constant and no array. Two structures are equal if all
@@ -40,19 +39,12 @@ class AbstractQCPStructure(abc.ABC):
     - `compiled`: what the compiled extension keeps for this structure; None at first.
     """
 
-    n: int
-    m: int
     P_pattern: SparsityPattern
     A_pattern: SparsityPattern
-    dual_cone: ProductCone
-    dims: dict[str, Any]
-    psd_order: PSDOrder | None
-    onto_dual: bool
     P_full: SparsityPattern
     compiled: Any
     _P_source: StaticArray
     _P_weights: StaticArray
-    _key: tuple[Any, ...]
 
     def __init__(
         self,
@@ -65,27 +57,17 @@ class AbstractQCPStructure(abc.ABC):
     ):
         self.P_pattern = self._read_pattern("P", P)
         self.A_pattern = self._read_pattern("A", A)
-        self.m, self.n = self.A_pattern.shape
-        if self.P_pattern.shape != (self.n, self.n):
+        m, n = self.A_pattern.shape
+        if self.P_pattern.shape != (n, n):
             raise ValueError(
-                f"P: expected shape {(self.n, self.n)}, as A has {self.n} columns, "
+                f"P: expected shape {(n, n)}, as A has {n} columns, "
                 f"got {self.P_pattern.shape}"
             )
-        cone = ProductCone.from_dict(cone_dims, psd_order)
-        if cone.dim != self.m:
-            raise ValueError(
-                f"cone_dims: the cones take {cone.dim} rows, but A has {self.m}"
-            )
-        self.dual_cone = cone.dual() if onto_dual else cone
+        patterns = self.P_pattern, self.A_pattern
+        super().__init__(n, m, cone_dims, onto_dual, psd_order, *patterns)
         self.P_full, source, weights = self._complete(self.P_pattern)
         self._P_source, self._P_weights = StaticArray(source), StaticArray(weights)
         self.compiled = None
-        self.dims = parse_dims(cone_dims, psd_order)
-        self.psd_order, self.onto_dual = psd_order, onto_dual
-        dims = tuple((key, tuple(np.ravel(self.dims[key]))) for key in sorted(self.dims))
-        order = psd_order if max(self.dims["s"], default=0) >= 3 else None
-        self._key = (type(self), self.P_pattern, self.A_pattern, dims, order, onto_dual)
-        self._hash = hash(self._key)
 
     def __getstate__(self) -> dict[str, Any]:
         # Hashes of strings, types and bytes differ from one process to the next, and so
@@ -98,18 +80,6 @@ class AbstractQCPStructure(abc.ABC):
             setattr(self, name, part)
         self.compiled = None
         self._hash = hash(self._key)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        return (
-            isinstance(other, AbstractQCPStructure)
-            and self._hash == other._hash
-            and self._key == other._key
-        )
 
     def __repr__(self) -> str:
         return (
@@ -131,14 +101,6 @@ class AbstractQCPStructure(abc.ABC):
         """
         return self._P_weights.value
 
-    @property
-    def curved_sizes(self) -> list[int]:
-        """How many rows each cone takes that is no product of rays, in their order; those
-        without rows are left out.
-        """
-        cones = cones_of(self.dims, self.psd_order)
-        return [cone.dim for key, cone in cones if key not in ("z", "l")]
-
     def P_matrix(self, values: Float[Array, " nnzP"]) -> SparseMatrix:
         """All of the symmetric `P`, from its stored values."""
         whole = self.P_full is self.P_pattern
@@ -154,6 +116,17 @@ class AbstractQCPStructure(abc.ABC):
         """The symmetric part of `P` times `x`, as a function of the stored values."""
         half = SparseMatrix(values * self._weights(x) / 2, self.P_pattern)
         return half.mv(x) + half.transpose_mv(x)
+
+    def scaled(
+        self,
+        P: Float[Array, " nnzP"],
+        A: Float[Array, " nnzA"],
+        rows: Float[Array, " m"],
+        cols: Float[Array, " n"],
+    ) -> tuple[Float[Array, " nnzP"], Float[Array, " nnzA"]]:
+        """The stored values of `diag(cols) P diag(cols)`, `diag(rows) A diag(cols)`."""
+        P = SparseMatrix(P, self.P_pattern).scaled(cols, cols).values
+        return P, self.A_matrix(A).scaled(rows, cols).values
 
     def P_outer(
         self, w: Float[Array, " n"], x: Float[Array, " n"]

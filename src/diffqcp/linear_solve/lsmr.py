@@ -7,6 +7,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._linear_map import LinearMap
 from ._options import check_count, check_fraction
 
 
@@ -38,12 +39,15 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
         products and, once for a `K`, one more solve to a low accuracy, which tells
         whether `K` is singular: then it is not scaled, as the least-squares solution of
         least norm would be another.
+    - `well_posed`: whether a system that has no solution fails, instead of being solved
+        in the sense of least squares.
     """
 
     rtol: float | None = None
     atol: float = 0.0
     max_steps: int | None = None
     precondition: bool = False
+    well_posed: bool = False
 
     def __check_init__(self):
         check_fraction(self, "rtol", positive=False)
@@ -109,13 +113,17 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
         nothing = zero[:1].sum()
         start = zero, nothing, nothing, nothing + jnp.inf, 0, jnp.asarray(0), nothing
         w, _, _, error, _, steps, _ = jax.lax.while_loop(unfinished, improve, start)
+        z, unsolved = scale * w, error > max(enough, eps**0.5)
+        if self.well_posed:
+            left = jnp.max(jnp.abs(vector - state.operator.mv(z)), initial=0)
+            unsolved |= left > eps**0.5 * jnp.max(jnp.abs(vector), initial=0)
         result = lx.RESULTS.where(
-            error > max(enough, eps**0.5),
+            unsolved,
             lx.RESULTS.max_steps_reached,
             lx.RESULTS.successful,
         )
         stats = {"num_steps": steps, "error": error, "max_steps": self._most(right.size)}
-        return scale * w, result, stats
+        return z, result, stats
 
     def _most(self, size: int) -> int:
         return 100 * size if self.max_steps is None else self.max_steps
@@ -138,7 +146,9 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
         # lineax's LSMR does not take float32 where JAX's default is float64.
         wide = jnp.result_type(float)
         operator, scale = jax.tree.map(
-            lambda leaf: leaf.astype(wide) if eqx.is_inexact_array(leaf) else leaf, state
+            lambda leaf: leaf.astype(wide) if _has_precision(leaf) else leaf,
+            state,
+            is_leaf=_has_precision,
         )
         if scale is not None:
             scaling = lx.DiagonalLinearOperator(scale)
@@ -161,6 +171,10 @@ class LSMR(lx.AbstractLinearSolver[LSMRState]):
     def assume_full_rank(self) -> bool:
         """LSMR takes any matrix."""
         return False
+
+
+def _has_precision(node: Any) -> bool:
+    return isinstance(node, LinearMap) or eqx.is_inexact_array(node)
 
 
 _ROUNDS, _PROBES = 4, 8

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from .._accuracy import all_finite, scaled_error
 from .._lapack import cholesky
 from .._scaling import equilibrate
+from .._structure_base import AbstractStructure
 from ..derivative import Solution
 from ..forward import Status
 from ..kkt import KKTOperator
@@ -19,7 +20,7 @@ from ._model import Local
 
 
 def judge(
-    structure: AbstractQCPStructure, local: Local, solution: Solution, tol: float
+    structure: AbstractStructure, local: Local, solution: Solution, tol: float
 ) -> tuple[Integer[Array, ""], Float[Array, ""]]:
     """The [`diffqcp.Status`][] of a point, and its error.
 
@@ -30,9 +31,11 @@ def judge(
     - `tol`: the largest error of what counts as a solution: that of
         `diffqcp._accuracy.scaled_error`, for the local QCP in units of its own.
     """
-    finite = all_finite((local.data, solution))
+    # `q` and `b` have products with `P` and `A`, so what is not finite there is so here.
+    finite = all_finite((local.data[2:], solution))
     data, (x, y, s) = jax.tree.map(
-        lambda part: jnp.where(finite, part, 0), (local.data, solution)
+        lambda part: jnp.where(finite, part, jnp.zeros_like(part)),
+        (local.data, solution),
     )
     scaling = equilibrate(structure, data)
     data, (x, y, s) = scaling.data(structure, data), scaling.scale((x, y, s))
@@ -65,7 +68,7 @@ def judge(
 _MISSING = 1e-6
 
 
-def is_saddle(structure: AbstractQCPStructure, kkt: KKTOperator) -> Bool[Array, ""]:
+def is_saddle(structure: AbstractStructure, kkt: KKTOperator) -> Bool[Array, ""]:
     """Whether a direction along which the active constraints hold has negative curvature.
 
     With the rows `B = L U'A` of `K` the curvature of the Lagrangian along the surface of
@@ -78,9 +81,11 @@ def is_saddle(structure: AbstractQCPStructure, kkt: KKTOperator) -> Bool[Array, 
     negative curvature is not below what rounding errors hide. A sparse `S` is that of
     [`diffqcp.Augmented`][], and what tells is whether its `K` has an LDL' factorisation
     with pivots of the right signs. (It is not looked at where some row or cone has so
-    many entries that its square is not formed.)
+    many entries that its square is not formed, nor where there are only products.)
     """
     n = structure.n
+    if not isinstance(structure, AbstractQCPStructure):
+        return jnp.asarray(False)
     if not structure.P_pattern.full:
         return _is_indefinite(kkt) if covers_all(kkt) else jnp.asarray(False)
     matrix = kkt.as_matrix()

@@ -65,19 +65,23 @@ class Compression:
         return isinstance(other, Compression) and self._key == other._key
 
     def values(
-        self, product: Callable[[Array], Array], dtype: Any
+        self, product: Callable[[Array], Array], x: Float[Array, " n"]
     ) -> tuple[Float[Array, " nnz"], Float[Array, ""]]:
         """The entries, in the order of the pattern.
 
         **Arguments:**
 
-        - `product`: a vector to the matrix times it, or if not `forward` to the
-            transposed matrix times it.
+        - `product`: a vector to the matrix times it, as `jax.linearize` returns it.
+        - `x`: such a vector.
 
         **Returns:** the entries, and by how much the product with a random vector
         differs from what they say, relative to it: there may be entries outside of the
         pattern.
         """
+        if not self.forward:
+            pull = jax.linear_transpose(product, x)
+            product = lambda vector: pull(vector)[0]  # noqa: E731
+        dtype = x.dtype
         group, products = self._group.value, np.arange(self.products, dtype=np.int32)
         seeds = jnp.asarray(group[None, :] == products[:, None], dtype)
         if self.products == 0:

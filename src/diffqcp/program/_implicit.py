@@ -8,6 +8,7 @@ and `ds = r2 - A dx`. What is differentiated once more is that system: `P`, `A` 
 derivative of the projection are functions of `theta` and of the solution.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,13 +16,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._accuracy import all_finite
 from .._differentiate import linearise, Values
 from .._implicit import somewhere
-from .._newton import newton
+from .._newton import newton_along
 from .._scaling import equilibrate
-from ..derivative import Data, Solution
+from .._structure_base import LocalData
+from ..derivative import Solution
 from ..forward import Status
-from ..linear_solve import FrozenSolver
+from ..linear_solve import AutoSolver, FrozenSolver, LSMR
+from ..structure import AbstractQCPStructure
 from ._check import judge
 from ._model import Model
 from ._multipliers import estimate_multipliers
@@ -74,12 +78,15 @@ def locate(recipe: Recipe, theta: Any, extras: Extras) -> Located:
     """The solution; differentiable in `theta`."""
     model, solver = recipe.model, extras.solver.thaw()
     structure, x = model.structure, extras.x
-    y, count = extras.y, jnp.zeros((), jnp.int32)
+    y, count, trouble = extras.y, jnp.zeros((), jnp.int32), jnp.asarray(False)
     otherwise = jnp.asarray(int(Status.INACCURATE), jnp.int32)
     if y is None:
         none = jnp.zeros(structure.m, x.dtype)
         first = model.local(x, none, theta).data
-        y = estimate_multipliers(structure, first, x, -model.c(x, theta))
+        least = AutoSolver() if isinstance(structure, AbstractQCPStructure) else solver
+        s = -model.c(x, theta)
+        y, solved = estimate_multipliers(structure, first, x, s, least)
+        trouble = ~solved & all_finite((first[2:], x))
     if recipe.method is not None:
         x, y, count, otherwise = sqp(recipe.method, model, theta, x, y)
     s = -model.c(x, theta)
@@ -87,6 +94,8 @@ def locate(recipe: Recipe, theta: Any, extras: Extras) -> Located:
         x, y, s = _polish(recipe, theta, (x, y, s), solver)
     status, error = judge(structure, model.local(x, y, theta), (x, y, s), recipe.tol)
     status = jnp.where(status == int(Status.INACCURATE), otherwise, status)
+    trouble &= status == int(Status.NOT_FINITE)  # for want of multipliers
+    status = jnp.where(trouble, jnp.int32(int(Status.NUMERICAL_TROUBLE)), status)
     if not recipe.keep:
         x, y, s = (
             jnp.where(status == int(Status.SOLVED), part, jnp.nan) for part in (x, y, s)
@@ -100,11 +109,11 @@ def _polish(recipe: Recipe, theta: Any, start: Solution, solver: Any) -> Solutio
     x, y, _ = start
     scaling = equilibrate(model.structure, model.local(x, y, theta).data)
 
-    def local(x: Array, y: Array) -> Data:
+    def local(x: Array, y: Array) -> LocalData:
         x, y, _ = scaling.restore((x, y, y))
         return scaling.data(model.structure, model.local(x, y, theta).data)
 
-    found, _, _ = newton(
+    found, _, _ = newton_along(
         *(model.structure, local, scaling.scale(start), solver),
         max_steps=recipe.polish,
         patience=2,
@@ -120,6 +129,10 @@ def _locate_jvp(
     # The same function again: derivatives of any order.
     found = locate(recipe, theta, extras)
     model, solver = recipe.model, extras.solver.thaw()
+    if isinstance(solver, LSMR):
+        # A Newton step in the sense of least squares is one that may help, but as the
+        # derivative it means nothing where the Hessian is indefinite.
+        solver = replace(solver, well_posed=True)
     structure = model.structure
     good = found.status == int(Status.SOLVED)
     x, y, s = somewhere((found.x, found.y, found.s))

@@ -1,11 +1,14 @@
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from scipy.optimize import minimize, NonlinearConstraint
+from scipy.sparse.linalg import LinearOperator
 
 from ._model import Model
 
@@ -44,7 +47,9 @@ class SciPy(AbstractHostMethod):
 
     **Arguments:**
 
-    - `method`: `"SLSQP"`, for small dense programs, or `"trust-constr"`.
+    - `method`: `"SLSQP"`, for small dense programs, or `"trust-constr"`, which takes
+        products with second derivatives, and the Jacobian of the constraints as a dense
+        matrix.
     - `tol`: its tolerance.
     - `max_steps`: the most iterations.
 
@@ -68,20 +73,46 @@ class SciPy(AbstractHostMethod):
         equalities, inequalities = rows(self, model)
         value = jax.jit(jax.value_and_grad(model.f))
         c, jacobian = jax.jit(model.c), jax.jit(jax.jacrev(model.c))
+        curved = self.method == "trust-constr"  # SLSQP has no use for curvature
         constraints: Any = []
         if model.structure.m:
             lower = [0.0] * equalities + [-np.inf] * inequalities
             jac: Any = lambda x: np.asarray(jacobian(x, theta))  # noqa: E731
+            bent: Any = {}
+            if curved:
+                bent["hess"] = _products(lambda x, y: jnp.vdot(y, model.c(x, theta)))
             constraints = NonlinearConstraint(
-                lambda x: np.asarray(c(x, theta)), lower, np.zeros(len(lower)), jac=jac
+                *(lambda x: np.asarray(c(x, theta)), lower, np.zeros(len(lower)), jac),
+                **bent,
             )
         found: Any = minimize(
             lambda x: tuple(np.asarray(part, float) for part in value(x, theta)),
             np.asarray(start),
             jac=True,
+            hess=_products(lambda x: model.f(x, theta)) if curved else None,
             method=self.method,
             tol=self.tol,
             constraints=constraints,
             options={"maxiter": self.max_steps},
         )
         return found.x, None, int(found.nit)
+
+
+def _products(function: Callable[..., Array]) -> Any:
+    """The second derivatives of a function with respect to its first argument, as
+    products, for SciPy.
+    """
+
+    @jax.jit
+    def product(vector: Array, x: Array, *others: Array) -> Array:
+        slope = jax.grad(lambda x: function(x, *others))
+        return jax.jvp(slope, (x,), (vector,))[1]
+
+    def at(x: np.ndarray, *others: np.ndarray) -> LinearOperator:
+        def matvec(vector: np.ndarray) -> np.ndarray:
+            return np.asarray(product(vector.reshape(-1).astype(x.dtype), x, *others))
+
+        operator: Any = LinearOperator
+        return operator((x.size, x.size), matvec=matvec, dtype=x.dtype)
+
+    return at

@@ -23,20 +23,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..derivative import Data
+from .._structure_base import AbstractStructure, LocalData
 from ..structure import AbstractQCPStructure
 from ._compression import Compression
 from ._layout import Layout
+from ._products import Products
 
 
 class Local(NamedTuple):
     """The local QCP.
 
-    - `data`: the stored values of `P`, those of `A`, `q` and `b`.
+    - `data`: `(P, A, q, b)`, with the stored values of `P` and `A`, or the maps.
     - `missing`: how much the patterns leave out, relative to what they have.
     """
 
-    data: Data
+    data: LocalData
     missing: Float[Array, ""]
 
 
@@ -48,15 +49,16 @@ class Model:
     - `objective`, `constraints`: as they were given; `constraints` may be None.
     - `layout`: that of `x`.
     - `structure`: of the local QCP.
-    - `hessian`, `jacobian`: how `P` and `A` come from products.
+    - `hessian`, `jacobian`: how `P` and `A` come from products. They are `Products` where
+        the structure is a `MatrixFreeStructure`.
     """
 
     objective: Callable[..., Any]
     constraints: Callable[..., Any] | None
     layout: Layout
-    structure: AbstractQCPStructure
-    hessian: Compression
-    jacobian: Compression
+    structure: AbstractStructure
+    hessian: Compression | Products
+    jacobian: Compression | Products
 
     def f(self, x: Float[Array, " n"], theta: Any) -> Float[Array, ""]:
         """The objective."""
@@ -82,13 +84,8 @@ class Model:
         """The local QCP. It is differentiable."""
         slope, by_hessian = jax.linearize(lambda x: self.slope(x, y, theta), x)
         constraints, by_jacobian = jax.linearize(lambda x: self.c(x, theta), x)
-        P, outside_P = self.hessian.values(by_hessian, x.dtype)
-        if self.jacobian.forward:
-            products = by_jacobian
-        else:
-            transposed = jax.linear_transpose(by_jacobian, x)
-            products = lambda vector: transposed(vector)[0]  # noqa: E731
-        A, outside_A = self.jacobian.values(products, x.dtype)
+        P, outside_P = self.hessian.values(by_hessian, x)
+        A, outside_A = self.jacobian.values(by_jacobian, x)
         A_matrix = self.structure.A_matrix(A)
         q = slope - A_matrix.transpose_mv(y) - self.structure.P_mv(P, x)
         data = P, A, q, A_matrix.mv(x) - constraints
@@ -103,6 +100,22 @@ class Model:
             return self.slope(x, y, theta), -self.c(x, theta)
 
         return jax.jvp(conditions, (theta,), (dtheta,))[1]
+
+
+def stored(method: Any, model: Model) -> AbstractQCPStructure:
+    """The structure of the local QCP, for a method that takes its entries.
+
+    **Raises:** `ValueError` if there are only products.
+    """
+    if not isinstance(model.structure, AbstractQCPStructure):
+        name = type(method).__name__
+        raise ValueError(
+            f"method: {name} takes the entries of second derivatives, and without "
+            "patterns this program has only products with them: give hessian_pattern "
+            "and jacobian_pattern, a solve_method other than 'jax-lsmr' for dense "
+            "derivatives ('ldl'), or method=diffqcp.program.SciPy('trust-constr')"
+        )
+    return model.structure
 
 
 def ravel_constraints(values: Any, dtype: Any) -> Float[Array, " m"]:

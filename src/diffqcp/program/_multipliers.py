@@ -1,21 +1,21 @@
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._scaling import block_max
-from ..derivative import Data
+from .._structure_base import AbstractStructure, LocalData
 from ..kkt import KKTOperator
-from ..linear_solve import AutoSolver
 from ..sparsity import SparseMatrix, SparsityPattern
-from ..structure import AbstractQCPStructure
 
 
 def estimate_multipliers(
-    structure: AbstractQCPStructure,
-    data: Data,
+    structure: AbstractStructure,
+    data: LocalData,
     x: Float[Array, " n"],
     s: Float[Array, " m"],
-) -> Float[Array, " m"]:
+    solver: lx.AbstractLinearSolver,
+) -> tuple[Float[Array, " m"], Bool[Array, ""]]:
     """The multipliers that leave least of the gradient, among those of what is active.
 
     What is active is a face of `K*`: single rows, the ray opposite to `s` in a
@@ -33,6 +33,9 @@ def estimate_multipliers(
 
     - `data`: of the local QCP with `y = 0`, so that `g = P x + q`.
     - `x`, `s`: the point. `s` counts as active within a distance of about 1e-5 of `x`.
+    - `solver`: of this system, which may be singular.
+
+    **Returns:** the multipliers, and whether the system was solved.
     """
     P, A, q, _ = data
     gradient = structure.P_mv(P, x) + q
@@ -45,8 +48,7 @@ def estimate_multipliers(
     diagonal = np.arange(structure.n, dtype=np.int32)
     pattern = SparsityPattern(diagonal, diagonal, (structure.n, structure.n))
     kkt = KKTOperator(SparseMatrix(jnp.ones_like(x), pattern), A_matrix, face)
-    solver = AutoSolver()
-    return kkt.solve(-gradient, jnp.zeros_like(s), solver, solver.init(kkt, {}))[1]
+    return kkt.solve(-gradient, jnp.zeros_like(s), solver, solver.init(kkt, {}))[1:]
 
 
 # The smoothed projection of zero has the derivative 1/2, that of -1.5 times the square

@@ -6,10 +6,11 @@ import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO, BCSR
 
+from .._structure_base import AbstractStructure, MatrixFreeStructure
 from ..cones.psd import PSDOrder
 from ..dense import QCPStructureDense
 from ..sparsity import SparsityPattern
-from ..structure import AbstractQCPStructure, QCPStructureCPU
+from ..structure import QCPStructureCPU
 
 
 DETECT = "detect"
@@ -54,12 +55,19 @@ def make_structure(
     psd_order: PSDOrder | None,
     hessian: SparsityPattern | None,
     jacobian: SparsityPattern | None,
-) -> AbstractQCPStructure:
-    """The structure of the local QCP: dense without any pattern.
+    products: bool | None,
+) -> AbstractStructure:
+    """The structure of the local QCP: dense or matrix-free without any pattern.
+
+    **Arguments:**
+
+    - `products`: whether it is matrix-free. If None, where a dense one would be large.
 
     **Raises:** `ValueError`, naming the argument, for shapes or cones that do not fit.
     """
     if hessian is None and jacobian is None:
+        if n * (n + m) > _MOST_ENTRIES if products is None else products:
+            return MatrixFreeStructure(n, m, dims, psd_order=psd_order)
         zero = np.zeros(())
         P, A = np.broadcast_to(zero, (n, n)), np.broadcast_to(zero, (m, n))
         return QCPStructureDense(P, A, dims, psd_order=psd_order)
@@ -77,6 +85,9 @@ def make_structure(
     with jax.ensure_compile_time_eval():  # patterns are known, also under jit
         P, A = _matrix(upper), _matrix(jacobian)
         return QCPStructureCPU(P, A, dims, psd_order=psd_order)
+
+
+_MOST_ENTRIES = 4000**2  # 128 MB in float64
 
 
 def _full(rows: int, cols: int) -> SparsityPattern:

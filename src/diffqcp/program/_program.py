@@ -1,6 +1,6 @@
-from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -12,19 +12,19 @@ from jaxtyping import Array, Float, Integer
 
 from .._checks import as_vector, check_number
 from .._differentiate import Values
+from .._regularity import check_order
 from ..cones.dims import parse_dims
 from ..cones.psd import PSDOrder
-from ..linear_solve import Augmented, FrozenSolver, select_solver
+from ..linear_solve import Augmented, FrozenSolver, LSMR, select_solver
 from ..solver import raise_unless_solved
-from ..sparsity import SparsityPattern
-from ._compression import Compression
-from ._detect import detect_hessian, detect_jacobian
+from ..structure import AbstractQCPStructure
 from ._implicit import Extras, locate, Recipe
 from ._layout import Layout
 from ._methods import AbstractHostMethod
-from ._model import Model, ravel_constraints
-from ._pattern import as_pattern, make_structure
+from ._model import Model
+from ._pattern import as_pattern
 from ._regularity import examine_program, ProgramRegularity
+from ._source import check_function, model_of, Source
 from ._sqp import SQP
 
 
@@ -52,19 +52,6 @@ class ProgramSolution(eqx.Module):
     error: Float[Array, ""]
 
 
-class _Source(NamedTuple):
-    """What a program was made of. It hashes and compares by value, functions by
-    identity.
-    """
-
-    objective: Callable[..., Any]
-    constraints: Callable[..., Any] | None
-    dims: tuple[tuple[str, Any], ...]
-    psd_order: PSDOrder | None
-    hessian: SparsityPattern | str | None
-    jacobian: SparsityPattern | str | None
-
-
 class Program(eqx.Module):
     """An optimisation problem given by JAX functions.
 
@@ -88,10 +75,18 @@ class Program(eqx.Module):
         nonzero: a matrix of any kind, of which the places of stored (or if it is dense,
         nonzero) entries count. Columns that share no row are then differentiated
         together, and the linear system is sparse. `"detect"` finds them in the functions,
-        with the package `asdex`. None for dense ones.
+        with the package `asdex`. Without any pattern the matrices are dense, or are not
+        formed at all.
     - `solve_method`, `solver`: how linear systems are solved, as for
         [`diffqcp.AbstractQCP.derivative`][]; by default by [`diffqcp.Augmented`][], since
         the Hessian need not be positive definite.
+
+    A program without patterns is differentiated by products alone with
+    `solve_method="jax-lsmr"` or `solver=diffqcp.LSMR(...)`, and by default where the
+    matrices would have more than 16 million entries, `n * (n + m)`, which take 128 MB.
+    Then neither the Hessian of the Lagrangian nor the Jacobian is formed: memory is that
+    of a few evaluations of the functions, and the number of products grows with the
+    condition of the system. (Another `solve_method` forms them in any size.)
 
     Functions are told apart by identity: make a program once, and keep it. What they
     close over is constant; what is to be differentiated, or changes, is a part of
@@ -100,8 +95,8 @@ class Program(eqx.Module):
     **Raises:** `TypeError` or `ValueError`, naming the argument.
     """
 
-    source: _Source = eqx.field(static=True)
-    frozen_solver: FrozenSolver
+    source: Source = eqx.field(static=True)
+    frozen_solver: FrozenSolver | None
 
     def __init__(
         self,
@@ -115,21 +110,25 @@ class Program(eqx.Module):
         solve_method: str = "auto",
         solver: lx.AbstractLinearSolver | None = None,
     ):
-        _check_function("objective", objective)
+        check_function("objective", objective)
         if constraints is not None:
-            _check_function("constraints", constraints)
+            check_function("constraints", constraints)
         dims = parse_dims({} if cone_dims is None else cone_dims, psd_order)
-        self.source = _Source(
+        self.source = Source(
             objective,
             constraints,
             tuple((key, _frozen(dims[key])) for key in sorted(dims)),
             psd_order,
             as_pattern("hessian_pattern", hessian_pattern),
             as_pattern("jacobian_pattern", jacobian_pattern),
+            products=None,
         )
         if solver is None and solve_method == "auto":
-            solver = Augmented()
+            self.frozen_solver = None
+            return
         self.frozen_solver = select_solver(solve_method, solver)
+        by_products = isinstance(self.frozen_solver.rest.value, LSMR)
+        self.source = self.source._replace(products=by_products)
 
     def at(
         self,
@@ -168,8 +167,10 @@ class Program(eqx.Module):
         **Returns:** a [`diffqcp.program.ProgramSolution`][]. Its status is `INACCURATE`
         if the first-order conditions do not hold, `WRONG_SIGN` if multipliers are not in
         `K*`, `SADDLE_POINT` if the objective decreases along the constraints in second
-        order (which is not looked at in sparse programs with very full rows),
-        `WRONG_PATTERN` if a pattern leaves out derivatives, and `NOT_FINITE`.
+        order (which is not looked at where there are only products, nor in sparse
+        programs with very full rows), `WRONG_PATTERN` if a pattern leaves out
+        derivatives, `NUMERICAL_TROUBLE` if multipliers could not be estimated, and
+        `NOT_FINITE`.
 
         **Raises:** `TypeError` or `ValueError`, naming the argument, for shapes that do
         not fit together.
@@ -194,7 +195,8 @@ class Program(eqx.Module):
         - `start`: where to start; it has the structure of `x`.
         - `method`: the solver: [`diffqcp.program.SQP`][] by default; outside of `jit` and
             `vmap` also [`diffqcp.program.SciPy`][], or for large sparse programs
-            [`diffqcp.program.pounce.Pounce`][].
+            [`diffqcp.program.pounce.Pounce`][]. Where matrices are not formed,
+            `SciPy("trust-constr")`.
         - `throw`: whether a program that is not solved raises a `RuntimeError` with its
             status. If False, its solution and its derivatives are NaN.
 
@@ -233,7 +235,11 @@ class Program(eqx.Module):
         if isinstance(method, AbstractHostMethod):
             vector, y, iterations = _on_host(method, model, theta, vector)
             method = None
-        extras = Extras(self.frozen_solver, vector, y)
+        solver = self.frozen_solver
+        if solver is None:
+            stored = isinstance(model.structure, AbstractQCPStructure)
+            solver = _FOR_ENTRIES if stored else _FOR_PRODUCTS
+        extras = Extras(solver, vector, y)
         least = float(jnp.finfo(vector.dtype).eps) ** 0.6
         recipe = Recipe(model, method, keep, steps, max(float(tol), least))
         solution = _located(recipe, theta, extras, iterations)
@@ -263,20 +269,28 @@ class Program(eqx.Module):
         """
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((theta, x, y))):
             raise ValueError("regularity: expected known values; call it outside jit")
+        check_order(self._model(theta, x)[0].structure)
         found = self.at(theta, x, y, throw=False)
-        model, theta, vector = self._model(theta, x)
+        with_entries = self.source._replace(products=False)
+        model, theta, vector = self._model(theta, x, with_entries)
         data = jax.jit(model.local)(vector, found.y, theta).data
         P, A, q, b = data
         values = Values(P, A, q, b, vector, found.y, found.s)
-        return examine_program(model.structure, values)
+        return examine_program(cast(AbstractQCPStructure, model.structure), values)
 
-    def _model(self, theta: Any, x: Any) -> tuple[Model, Any, Float[Array, " n"]]:
+    def _model(
+        self, theta: Any, x: Any, source: Source | None = None
+    ) -> tuple[Model, Any, Float[Array, " n"]]:
         """The functions for vectors, `theta` as arrays, and `x` as a vector."""
+        source = self.source if source is None else source
         layout = Layout.of("x", x)
         theta = jax.tree.map(jnp.asarray, theta)
         leaves, tree = jax.tree.flatten(theta)
         structs = tuple((leaf.shape, np.dtype(leaf.dtype)) for leaf in leaves)
-        return _model(self.source, layout, tree, structs), theta, layout.ravel("x", x)
+        return model_of(source, layout, tree, structs), theta, layout.ravel("x", x)
+
+
+_FOR_ENTRIES, _FOR_PRODUCTS = FrozenSolver(Augmented()), FrozenSolver(LSMR())
 
 
 @partial(jax.jit, static_argnums=0)
@@ -307,83 +321,5 @@ def _on_host(
     return x, None if y is None else jnp.asarray(y, start.dtype), iterations
 
 
-def _check_function(name: str, function: Any) -> None:
-    if not callable(function):
-        raise TypeError(f"{name}: expected a function, got {function!r}")
-    try:
-        hash(function)
-    except TypeError as error:
-        raise TypeError(
-            f"{name}: expected a function that can be hashed; what arrays it has are to "
-            "be a part of theta"
-        ) from error
-
-
 def _frozen(size: Any) -> Any:
     return tuple(size) if isinstance(size, list) else size
-
-
-@lru_cache(maxsize=64)
-def _model(source: _Source, layout: Layout, tree: Any, structs: tuple[Any, ...]) -> Model:
-    """The functions for vectors, once for each structure and shapes of the arguments.
-
-    **Raises:** `TypeError` or `ValueError`, naming the argument.
-    """
-    leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in structs]
-    theta = jax.tree.unflatten(tree, leaves)
-    n, dtype = layout.size, layout.dtype
-    if n == 0:
-        raise ValueError("x: expected at least one number, got none")
-    x = jax.ShapeDtypeStruct((n,), dtype)
-
-    def objective(x: Array, theta: Any) -> Any:
-        return source.objective(layout.unravel(x), theta)
-
-    value = _result("objective", objective, x, theta)
-    if not isinstance(value, jax.ShapeDtypeStruct) or value.shape != ():
-        raise ValueError(f"objective: expected a number, got {value}")
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(f"objective: expected a real number, got {value}")
-    constraints, m = source.constraints, 0
-    vector = partial(_constraint_vector, source, layout)
-    if constraints is not None:
-        m = _result("constraints", vector, x, theta).size
-    hessian, jacobian = source.hessian, source.jacobian
-    if isinstance(hessian, str):
-        y = jax.ShapeDtypeStruct((m,), dtype)
-        hessian = detect_hessian(
-            lambda x, y, theta: objective(x, theta) + jnp.vdot(y, vector(x, theta)),
-            *(x, y, theta),
-        )
-    if isinstance(jacobian, str):
-        jacobian = detect_jacobian(vector, x, theta)
-    dims = {k: list(v) if isinstance(v, tuple) else v for k, v in source.dims}
-    structure = make_structure(n, m, dims, source.psd_order, hessian, jacobian)
-    return Model(
-        *(source.objective, constraints, layout, structure),
-        Compression(structure.P_pattern, symmetric=True),
-        Compression(structure.A_pattern),
-    )
-
-
-def _result(name: str, function: Callable[..., Any], x: Any, theta: Any) -> Any:
-    """The shapes and dtypes of a function's result.
-
-    **Raises:** `ValueError`, naming the argument, if it closes over traced values: their
-    derivatives would be left out.
-    """
-    closed, result = jax.make_jaxpr(function, return_shape=True)(x, theta)
-    if any(isinstance(constant, Tracer) for constant in closed.consts):
-        raise ValueError(
-            f"{name}: closes over values that are traced by jit, grad or vmap; they are "
-            "to be a part of theta"
-        )
-    return result
-
-
-def _constraint_vector(
-    source: _Source, layout: Layout, x: Float[Array, " n"], theta: Any
-) -> Float[Array, " m"]:
-    if source.constraints is None:
-        return jnp.zeros(0, x.dtype)
-    return ravel_constraints(source.constraints(layout.unravel(x), theta), x.dtype)

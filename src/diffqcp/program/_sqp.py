@@ -37,7 +37,7 @@ from ..derivative import Data
 from ..forward import AbstractForwardSolver, Clarabel, Start, Status
 from ..sparsity import flat_places
 from ..structure import AbstractQCPStructure, QCPStructureCPU
-from ._model import Model
+from ._model import Model, stored
 
 
 class SQP(eqx.Module):
@@ -111,7 +111,7 @@ def sqp(
 
     - `x`, `y`: where to start.
     """
-    structure = model.structure
+    structure = stored(method, model)
     project = structure.dual_cone.project
     inner = _StepStructure.of(structure)
 

@@ -8,8 +8,9 @@ import numpy as np
 import pounce as _pounce
 from jaxtyping import Array, Float
 
+from ..structure import AbstractQCPStructure
 from ._methods import AbstractHostMethod, rows
-from ._model import Model
+from ._model import Model, stored
 
 
 class Pounce(AbstractHostMethod):
@@ -31,12 +32,13 @@ class Pounce(AbstractHostMethod):
     ) -> tuple[np.ndarray, np.ndarray | None, int]:
         """See `AbstractHostMethod`."""
         equalities, inequalities = rows(self, model)
-        n, m = model.structure.n, model.structure.m
+        structure = stored(self, model)
+        n, m = structure.n, structure.m
         solver: Any = _pounce
         problem = solver.Problem(
             n=n,
             m=m,
-            problem_obj=_Callbacks(model, theta),
+            problem_obj=_Callbacks(model, structure, theta),
             lb=np.full(n, -_INFINITY),
             ub=np.full(n, _INFINITY),
             cl=np.array([0.0] * equalities + [-_INFINITY] * inequalities),
@@ -58,19 +60,19 @@ _INFINITY = 2e19
 class _Callbacks:
     """The functions, in the form of cyipopt."""
 
-    def __init__(self, model: Model, theta: Any):
-        structure, dtype = model.structure, np.dtype(model.layout.dtype)
+    def __init__(self, model: Model, structure: AbstractQCPStructure, theta: Any):
+        dtype = np.dtype(model.layout.dtype)
         P, A = structure.P_pattern, structure.A_pattern
         self._lower = np.flatnonzero(P.rows <= P.cols)
         self._P, self._A = (P.cols[self._lower], P.rows[self._lower]), (A.rows, A.cols)
 
-        def hessian(x: Array, y: Array, weight: Array) -> Array:
+        def hessian(x: Array, y: Array, weight: Array) -> Any:
             def slope(x: Array) -> Array:
                 return jax.grad(
                     lambda x: weight * model.f(x, theta) + jnp.vdot(y, model.c(x, theta))
                 )(x)
 
-            return model.hessian.values(jax.linearize(slope, x)[1], dtype)[0]
+            return model.hessian.values(jax.linearize(slope, x)[1], x)[0]
 
         self._value = jax.jit(lambda x: model.f(x, theta))
         self._slope = jax.jit(jax.grad(lambda x: model.f(x, theta)))
