@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ._checks import as_numbers, as_vector
@@ -31,21 +32,21 @@ def solve_qp(
 
         minimise 1/2 x'Qx + q'x    subject to    A x = b,  G x <= h.
 
-    For small dense problems: by default all of it runs inside XLA, and
-    `jit(vmap(value_and_grad(...)))` is one fused call.
+    For dense problems, without a callback: `jit(vmap(value_and_grad(...)))` solves and
+    differentiates a batch in one compiled call.
 
     **Arguments:**
 
     - `Q`: shape `(n, n)`; the symmetric part counts. `q`: shape `(n,)`.
     - `A`, `b`: shapes `(p, n)` and `(p,)`; `p` may be 0, or both None.
     - `G`, `h`: shapes `(k, n)` and `(k,)`; `k` may be 0, or both None.
-    - `forward`: the forward solver; [`diffqcp.InteriorPoint`][] by default, and with
-        `closest_feasible` [`diffqcp.Proximal`][]. With the first, unless the problem is
-        tiny, the derivative takes the factorisations of the solution.
+    - `forward`: the forward solver; by default [`diffqcp.Proximal`][] on CPUs, by the
+        compiled extension, and with `closest_feasible`; else
+        [`diffqcp.InteriorPoint`][]. With the latter, unless the problem is tiny, the
+        derivative takes the factorisations of the solution.
     - `options`: as for [`diffqcp.QCPSolver`][]: `solve_method`, `solver`, `polish`,
-        `smoothing`, `throw`, `closest_feasible`, `elastic`. `polish=False, throw=False`
-        is fastest: no callback, and no Newton step after the interior-point method, whose
-        solutions are good to 1e-10.
+        `smoothing`, `throw`, `closest_feasible`, `elastic`. With `throw=False` there is
+        no callback that looks at the statuses.
 
     **Returns:** a [`diffqcp.QCPSolution`][]: the multipliers of the equalities are
     `y[:p]`, those of the inequalities `y[p:]`, and `h - G x` is `s[p:]`.
@@ -60,7 +61,7 @@ def solve_qp(
         rows, bounds = jnp.concatenate([A, G]), jnp.concatenate([b, h])
     structure = QCPStructureDense(Q, rows, {"z": A.shape[0], "l": G.shape[0]})
     special = options.get("closest_feasible") or options.get("elastic") is not None
-    native = in_programs(structure, AutoSolver(), q.dtype)
+    native = in_programs(structure, AutoSolver(), np.dtype(float))
     if forward is None and not (native or options.get("closest_feasible")):
         forward = InteriorPoint()
         named = {"solver", "solve_method"} & set(options)
