@@ -4,6 +4,7 @@
 #include <string>
 
 #include "batch.hpp"
+#include "batches.hpp"
 #include "dense.hpp"
 #include "host.hpp"
 #include "parallel.hpp"
@@ -392,6 +393,14 @@ PyMethodDef methods[] = {
      "pull_back(problem, options, state, singular, point, cotangents, out) -> solved"},
     {"push_forward", host::applied<false>, METH_VARARGS,
      "push_forward(problem, options, state, singular, point, change, out) -> solved"},
+    {"vjp_batch", host::of_batch<diffqcp::traced::Vjp>, METH_VARARGS,
+     "vjp_batch(problem, options, limits, count, threads, inputs, outputs)"},
+    {"equilibrate_batch", host::of_batch<diffqcp::traced::Equilibrate>, METH_VARARGS,
+     "equilibrate_batch(problem, options, limits, count, threads, inputs, outputs)"},
+    {"find_batch", host::of_batch<diffqcp::traced::Find>, METH_VARARGS,
+     "find_batch(problem, options, limits, count, threads, inputs, outputs)"},
+    {"improve_batch", host::of_batch<diffqcp::traced::Improve>, METH_VARARGS,
+     "improve_batch(problem, options, limits, count, threads, inputs, outputs)"},
     {nullptr, nullptr, 0, nullptr}};
 
 // The parameters of a function by Cython's description of it: c, i and d for pointers to

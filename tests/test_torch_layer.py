@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import cvxpy as cp
+import jax
 import numpy as np
 import pytest
 
-from diffqcp import Clarabel, InteriorPoint
+from diffqcp import Clarabel, InteriorPoint, Newton
+from diffqcp._extension import extension
 
 from .layers import (
     direction,
@@ -145,7 +147,8 @@ def test_refused_dtypes():
 
 
 def test_smaller_batches_are_not_compiled_anew():
-    layer, p = shrinkage(), torch.tensor([1.0, -2, 3], dtype=torch.float64)
+    layer = shrinkage(forward=Newton(), solve_method="jax-lu")
+    p = torch.tensor([1.0, -2, 3], dtype=torch.float64)
     many = torch.outer(torch.arange(1.0, 6, dtype=torch.float64), p)
 
     def gradient(count):
@@ -157,7 +160,7 @@ def test_smaller_batches_are_not_compiled_anew():
     for count in (5, 5, 3, 1, 4):
         expected = 2 * many[:count].clamp(min=0)
         np.testing.assert_allclose(gradient(count), expected, rtol=0, atol=1e-8)
-        functions = form._solve, form._data_batch, form.differentiate_batch
+        functions = form._solve, form._differentiate
         compiled.append([function._cache_size() for function in functions])
     assert compiled[1] == compiled[-1]
 
@@ -220,7 +223,7 @@ def test_options():
 
 
 def test_warm_start(monkeypatch):
-    """From the last solution Newton's method needs no other solver."""
+    """From the last solution no other solver is needed."""
     p = torch.tensor([1.0, -2, 3], dtype=torch.float64)
     layer = shrinkage()
     layer(p)
@@ -307,3 +310,50 @@ def test_under_torch_compile(shape):
     x = p.detach().clamp(min=0)
     np.testing.assert_allclose(value.item(), (torch.sin(x) ** 2).sum(), atol=1e-10)
     np.testing.assert_allclose(p.grad, torch.sin(2 * x), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_nothing_is_compiled(batched):
+    """With the extension a layer and its gradient are calls of it, on arrays of NumPy."""
+    if extension() is None:
+        pytest.skip("there is no compiled extension")
+    case = quadratic()
+    layer, values = make_layer(case), tensors(case.values)
+    if batched:
+        values = [torch.stack([part.detach()] * 2).requires_grad_() for part in values]
+    compiled = []
+
+    def listen(event, *_, **__):
+        compiled.extend([event] if "compile" in event else [])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        layer(*values)[0].sum().backward()
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert compiled == []
+
+
+def bounded():
+    """A batch whose second item is infeasible."""
+    x, low = cp.Variable(3), cp.Parameter(3)
+    objective = cp.Minimize(cp.sum_squares(x) + cp.norm(x))
+    problem = cp.Problem(objective, [x >= low, cp.sum(x) <= 4])
+    lows = np.array([[1.0, -1, 0.5], [2, 3, 4], [0.2, 0.3, 0.4]])
+    return LayerProblem(problem, [low], [x], [lows])
+
+
+@pytest.mark.parametrize("make", [quadratic, bounded])
+def test_by_the_extension_and_by_jax(make, monkeypatch):
+    case, found = make(), []
+    for native in (True, False):
+        if not native:
+            monkeypatch.setattr(form, "is_native", lambda *_: False)
+            monkeypatch.setattr(form, "in_programs", lambda *_: False)
+        layer = make_layer(case, solver=DiffQCP(throw=False))
+        values = tensors(case.values)
+        solutions = layer(*values)
+        sum(torch.nansum(part) for part in solutions).backward()
+        found.append([part.detach() for part in solutions] + [v.grad for v in values])
+    for got, want in zip(*found, strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-9)

@@ -1,7 +1,7 @@
 """How far a point is from being the solution, and what counts as being it."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -102,24 +102,30 @@ def accurate_error(dtype: DTypeLike) -> float:
 
 
 def finite_bounds(
-    structure: AbstractQCPStructure, A: Float[Array, " nnzA"], b: Float[Array, " m"]
-) -> tuple[Bool[Array, " m"], Float[Array, " nnzA"], Float[Array, " m"]]:
+    structure: AbstractQCPStructure, A: Any, b: Any
+) -> tuple[Any, Any, Any]:
     """Constraints `a'x <= inf` restrict nothing. They are replaced by `0 <= 1`.
+
+    **Arguments:**
+
+    - `A`, `b`: arrays of JAX or NumPy, perhaps with axes for a batch in front.
 
     **Returns:** in which nonnegative rows `b` is infinite, and `A` and `b` with the
     constraint `0 <= 1` there.
     """
+    xp: Any = np if isinstance(b, np.ndarray) else jnp
     start, count = structure.dims["z"], structure.dims["l"]
     if not count:
-        return jnp.zeros_like(b, bool), A, b
-    rows = jnp.zeros_like(b, bool).at[start : start + count].set(True)
-    none = rows & (b == jnp.inf)
+        return xp.zeros_like(b, bool), A, b
+    rows = np.arange(structure.m)
+    none = ((start <= rows) & (rows < start + count)) & (b == np.inf)
     pattern = structure.A_pattern
     if pattern.full:
-        kept = jnp.where(none[:, None], 0, A.reshape(pattern.shape)).ravel()
+        matrix = A.reshape(*b.shape, structure.n)
+        kept = xp.where(none[..., None], 0, matrix).reshape(A.shape)
     else:
-        kept = jnp.where(none[pattern.rows], 0, A)
-    return none, kept, jnp.where(none, 1, b)
+        kept = xp.where(none[..., pattern.rows], 0, A)
+    return none, kept, xp.where(none, 1, b)
 
 
 def all_finite(arrays: object) -> Bool[Array, ""]:

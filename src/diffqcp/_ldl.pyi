@@ -44,3 +44,39 @@ def push_forward(
     change: Arrays,
     out: Arrays,
 ) -> bool: ...
+def vjp_batch(
+    problem: Any,
+    options: tuple,
+    limits: tuple[int, int, int],
+    count: int,
+    threads: int,
+    inputs: Arrays,
+    outputs: Arrays,
+) -> None: ...
+def equilibrate_batch(
+    problem: Any,
+    options: tuple,
+    limits: tuple[int, int, int],
+    count: int,
+    threads: int,
+    inputs: Arrays,
+    outputs: Arrays,
+) -> None: ...
+def find_batch(
+    problem: Any,
+    options: tuple,
+    limits: tuple[int, int, int],
+    count: int,
+    threads: int,
+    inputs: Arrays,
+    outputs: Arrays,
+) -> None: ...
+def improve_batch(
+    problem: Any,
+    options: tuple,
+    limits: tuple[int, int, int],
+    count: int,
+    threads: int,
+    inputs: Arrays,
+    outputs: Arrays,
+) -> None: ...

@@ -16,7 +16,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from . import _native_search, _traced
+from . import _native_batch, _native_search, _traced
 from ._accuracy import accurate_error, all_finite
 from ._compiled import in_programs
 from ._convexity import is_convex
@@ -65,6 +65,16 @@ def rescue(
     """
     alone = isinstance(forward, Function) or unfamiliar(structure)
     return None if alone else RESCUE
+
+
+def is_native(
+    structure: AbstractQCPStructure,
+    forward: AbstractForwardSolver,
+    solver: lx.AbstractLinearSolver,
+    dtype: Any,
+) -> bool:
+    """Whether all of the forward pass is a call of the extension."""
+    return isinstance(forward, Proximal) and in_programs(structure, solver, dtype)
 
 
 class Candidate(NamedTuple):
@@ -197,7 +207,8 @@ def search(
     """The solution of a problem; NaN where there is none."""
     other = rescue(structure, forward)
     data, start = vary_together((data, start))
-    if isinstance(forward, Proximal) and in_programs(structure, solver, data[2].dtype):
+    if is_native(structure, forward, solver, data[2].dtype):
+        assert isinstance(forward, Proximal)
         call = _traced.Call(
             structure,
             solver,
@@ -250,16 +261,22 @@ def search(
 
 def search_batch(
     structure: AbstractQCPStructure,
-    forward: AbstractBatchSolver,
+    forward: AbstractForwardSolver,
     data: Any,
     start: Any,
     solver: FrozenSolver,
     max_steps: int,
 ) -> Found:
-    """`search` for a batch, outside of transformations: solvers on the host are called as
-    they are.
+    """`search` for a batch, outside of transformations: solvers on the host, and the
+    extension, are called as they are.
     """
     other = rescue(structure, forward)
+    if is_native(structure, forward, solver.rest.value, np.dtype(float)):
+        assert isinstance(forward, Proximal)
+        limits = _native_batch.Limits(forward.max_steps, _PATIENCE, max_steps)
+        batch = _native_batch.Batch(structure, solver, len(data[2]), limits)
+        return _native_batch.search(batch, data, start, other)
+    assert isinstance(forward, AbstractBatchSolver)
     prepared = _prepare_batch(structure, data, start, _is_scaled(forward))
     first = None
     if prepared.start is not None:

@@ -220,7 +220,7 @@ class _Family:
             with self._workspace() as workspace:
                 return self.solver.run(self.dims, problems, workspace)
 
-        count = max(1, min(self.solver.threads or _cores(), places.size))
+        count = max(1, min(self.solver.threads or cores(), places.size))
         chunks = [part for part in np.array_split(places, count) if part.size]
         if len(chunks) > 1:
             found = list(_pool().map(solve_items, chunks))
@@ -404,7 +404,8 @@ def _reorder(size: int, order: PSDOrder, wanted: PSDOrder) -> sp.csr_array:
     return sp.csr_array((np.ones(source.size), (np.arange(source.size), source)))
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many CPUs this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

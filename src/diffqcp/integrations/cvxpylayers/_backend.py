@@ -12,10 +12,19 @@ import numpy as np
 from cvxpylayers.interfaces.base import SolverInterface
 from jaxtyping import ScalarLike
 
+from ..._compiled import in_programs
 from ...forward import AbstractForwardSolver, Newton, Proximal, SOLUTIONS, Status
+from ...linear_solve import AutoSolver
 from ...solver import QCPSolver
+from ...structure import AbstractQCPStructure
 from ._batches import BatchSizes, filled, remember
-from ._form import differentiate_batch, LayerForm, LayerSolution, solve_on_host
+from ._form import (
+    compiles_nothing,
+    differentiate_batch,
+    LayerForm,
+    LayerSolution,
+    solve_on_host,
+)
 
 
 def _outside_dynamo(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,16 +52,20 @@ class DiffQCP(SolverInterface):
     layer.
 
     In PyTorch the solve and the gradient of a whole batch are computed at once, in
-    float64, whatever JAX's default; the solution has the dtype of the parameters. Each
-    size of a batch needs a compilation of its own. So that there are few, a batch may be
+    float64, whatever JAX's default; the solution has the dtype of the parameters. By
+    default, on CPUs, the compiled extension does that, and nothing is compiled. Else each
+    size of a batch needs a compilation of its own; so that there are few, a batch may be
     filled up to a size that has come before.
 
     **Arguments:**
 
-    - `forward`: the forward solver; by default [`diffqcp.Newton`][], which calls
-        [`diffqcp.Clarabel`][] for problems that it cannot solve. Its options, and those
-        of the solver that it calls, can be given for a call as `solver_args`; other names
-        are further `settings`, as in `solver_args={"max_iter": 50, "verbose": True}`.
+    - `forward`: the forward solver; by default [`diffqcp.Proximal`][] where the compiled
+        extension computes, and [`diffqcp.Newton`][] elsewhere. Both call
+        [`diffqcp.Clarabel`][] for problems that they do not solve. Its options can be
+        given for a call as `solver_args`; where these are not options of `Proximal`,
+        they are those of `Newton`, or of the solver that it calls, whose further
+        `settings` are other names, as in
+        `solver_args={"max_iter": 50, "verbose": True}`.
     - `solve_method`, `solver`, `polish`, `smoothing`: as for [`diffqcp.QCPSolver`][].
     - `throw`: whether a problem without a solution raises a `RuntimeError` with the
         status and the place in the batch. If False, its solution is NaN, and so is its
@@ -86,10 +99,10 @@ class DiffQCP(SolverInterface):
         warm_start: bool = True,
         closest_feasible: bool = False,
     ):
-        if forward is None:
-            forward = Proximal() if closest_feasible else Newton()
+        if forward is None and closest_feasible:
+            forward = Proximal()
         self._forward = forward
-        if not isinstance(self._forward, AbstractForwardSolver):
+        if not isinstance(forward, AbstractForwardSolver | None):
             raise TypeError(f"forward: expected a forward solver, got {forward!r}")
         self._options = {"solve_method": solve_method, "solver": solver, "polish": polish}
         self._options["smoothing"] = smoothing
@@ -133,10 +146,12 @@ class DiffQCP(SolverInterface):
         key = (throw, *sorted(solver_args.items()))
         layer = self._layers[dims]
         if key not in layer.solvers:
-            forward = _with_options(self._forward, solver_args)
+            structure = layer.form.structure
+            forward = self._forward or _default(structure, solver_args)
+            forward = _with_options(forward, solver_args)
             with jax.ensure_compile_time_eval():  # it outlives the transformation
                 solver = QCPSolver(
-                    layer.form.structure, forward=forward, throw=throw, **self._options
+                    structure, forward=forward, throw=throw, **self._options
                 )
             remember(layer.solvers, key, solver)
         return layer.solvers[key]
@@ -157,7 +172,7 @@ class DiffQCP(SolverInterface):
         """Solves a batch; the interface of cvxpylayers."""
         layer, solver = self._layers[dims], self.qcp_solver(dims, solver_args)
         count, start = len(q), layer.last.get(len(q))
-        size = layer.sizes.fit(count)
+        size = count if compiles_nothing(solver) else layer.sizes.fit(count)
         if start is not None:
             start = tuple(filled(part, size) for part in start)
         with jax.enable_x64(True):
@@ -236,6 +251,15 @@ class DiffQCP(SolverInterface):
             for part in found
         )
         return dP, dq, dA
+
+
+def _default(
+    structure: AbstractQCPStructure, solver_args: Mapping[str, Any]
+) -> AbstractForwardSolver:
+    """The forward solver for a layer with these options of a call."""
+    fields = {field.name for field in dataclasses.fields(Proximal)}
+    native = in_programs(structure, AutoSolver(), np.dtype(float))
+    return Proximal() if native and solver_args.keys() <= fields else Newton()
 
 
 def _with_options(

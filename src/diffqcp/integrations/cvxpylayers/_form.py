@@ -7,12 +7,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ..._accuracy import finite_bounds
-from ..._search import search_batch
+from ..._compiled import in_programs
+from ..._native_batch import Batch, gradients as native_gradients
+from ..._search import is_native, search_batch
 from ..._static import StaticArray
-from ...derivative import Data, Solution
+from ...derivative import Solution
 from ...forward import AbstractBatchSolver
 from ...qcp import HostQCP
 from ...solver import QCPSolver
@@ -31,7 +33,8 @@ class LayerForm(eqx.Module):
     structure: QCPStructureCPU = eqx.field(static=True)
     _P_upper: StaticArray = eqx.field(static=True)
     _b_rows: StaticArray = eqx.field(static=True)
-    _P_size: int = eqx.field(static=True)
+    _P_source: StaticArray = eqx.field(static=True)
+    _b_source: StaticArray = eqx.field(static=True)
 
     def __init__(self, context: Any):
         """**Arguments:**
@@ -49,26 +52,45 @@ class LayerForm(eqx.Module):
             cone_dims(context.cone_dims),
             psd_order="lower",
         )
-        self._P_upper, self._P_size = StaticArray(upper), P_places.shape[1]
-        self._b_rows = StaticArray(places[0, ~of_A])
+        b_rows = places[0, ~of_A]
+        self._P_upper, self._b_rows = StaticArray(upper), StaticArray(b_rows)
+        self._P_source = _source(upper, P_places.shape[1])
+        self._b_source = _source(b_rows, m)
 
-    def data(self, P: Array | None, q: Array, A: Array) -> tuple[Any, Any, Array, Array]:
+    def data(self, P: Any, q: Any, A: Any) -> tuple[Any, Any, Array, Array]:
         """`(P, A, q, b)` of a QCP from cvxpylayers' vectors for one problem."""
         structure = self.structure
-        nnz = structure.A_pattern.nnz
-        P_values = jnp.zeros(0, q.dtype) if P is None else P[self._P_upper.value]
-        b = jnp.zeros(structure.m, q.dtype).at[self._b_rows.value].set(A[nnz:])
+        P_values, A_values, q, b = self.values(P, q, A)
         P_matrix = structure.wrap(P_values, structure.P_pattern)
-        return P_matrix, structure.wrap(-A[:nnz], structure.A_pattern), q[:-1], b
+        return P_matrix, structure.wrap(A_values, structure.A_pattern), q, b
 
-    def cotangents(
-        self, dP: Any, dA: Any, dq: Float[Array, " n"], db: Float[Array, " m"]
-    ) -> tuple[Array, Array, Array]:
-        """The adjoint of `data`: of all of `P` its upper triangle counts."""
-        P = jnp.zeros(self._P_size, dq.dtype).at[self._P_upper.value].set(dP.data)
-        constant = jnp.zeros(1, dq.dtype)
-        A = jnp.concatenate([-dA.data, db[self._b_rows.value]])
-        return P, jnp.concatenate([dq, constant]), A
+    def values(self, P: Any, q: Any, A: Any) -> tuple[Any, Any, Any, Any]:
+        """Those of `P` and `A`, `q` and `b`, in arrays of JAX or NumPy, perhaps with an
+        axis for a batch in front.
+        """
+        xp: Any = np if isinstance(q, np.ndarray) else jnp
+        nnz = self.structure.A_pattern.nnz
+        nothing = xp.zeros_like(q[..., :1])
+        P_values = nothing[..., :0] if P is None else P[..., self._P_upper.value]
+        b = xp.concatenate([A[..., nnz:], nothing], -1)[..., self._b_source.value]
+        return P_values, -A[..., :nnz], q[..., :-1], b
+
+    def cotangents(self, dP: Any, dA: Any, dq: Any, db: Any) -> tuple[Any, Any, Any]:
+        """The adjoint of `values`: of all of `P` its upper triangle counts."""
+        xp: Any = np if isinstance(dq, np.ndarray) else jnp
+        nothing = xp.zeros_like(dq[..., :1])
+        P = xp.concatenate([dP, nothing], -1)[..., self._P_source.value]
+        A = xp.concatenate([-dA, db[..., self._b_rows.value]], -1)
+        return P, xp.concatenate([dq, nothing], -1), A
+
+
+def _source(places: np.ndarray, size: int) -> StaticArray:
+    """For each of so many places which of `places` it is; for others the number of these,
+    where a zero is put.
+    """
+    source = np.full(size, places.size)
+    source[places] = np.arange(places.size)
+    return StaticArray(source)
 
 
 def _entries(index: Any, shape: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
@@ -86,7 +108,7 @@ class LayerSolution(NamedTuple):
     `b`, if there may be any.
     """
 
-    solution: Solution
+    solution: tuple[Any, Any, Any]
     status: Array | np.ndarray
     shift: Array | None = None
 
@@ -100,18 +122,30 @@ def solve_on_host(
     """Solves a batch, from cvxpylayers' vectors with the batch first, outside of all
     transformations.
 
-    A forward solver on the host is called as it is. Callbacks would not do: the threads
-    that they run in do not know of `jax.enable_x64`.
+    A forward solver on the host, and the extension, are called as they are. Callbacks
+    would not do: the threads that they run in do not know of `jax.enable_x64`.
     """
-    if not isinstance(solver.forward, AbstractBatchSolver):
+    forward, chosen = solver.forward, solver.frozen_solver
+    on_host = isinstance(forward, AbstractBatchSolver)
+    if not (on_host or compiles_nothing(solver)):
         return _solve(solver, form, values, start)
-    data = _data_batch(form, values)
-    found = search_batch(
-        *(form.structure, solver.forward, data, start),
-        *(solver.frozen_solver, solver.polish),
-    )
-    x, y, s = (jnp.asarray(part) for part in found[:3])
-    return LayerSolution((x, y, s), found.status)
+    data = _bounded(form, values)
+    found = search_batch(form.structure, forward, data, start, chosen, solver.polish)
+    return LayerSolution((found.x, found.y, found.s), found.status)
+
+
+def compiles_nothing(solver: QCPSolver) -> bool:
+    """Whether all of a solve and its derivative are calls of the extension."""
+    chosen = solver.frozen_solver.rest.value
+    native = is_native(solver.structure, solver.forward, chosen, np.dtype(float))
+    return native and not solver.closest_feasible
+
+
+def _bounded(form: LayerForm, values: Any) -> Any:
+    """The values of the data, where rows without a bound are `0 <= 1`."""
+    P, A, q, b = form.values(*values)
+    _, A, b = finite_bounds(form.structure, A, b)
+    return P, A, q, b
 
 
 @partial(jax.jit, static_argnames="form")
@@ -124,27 +158,40 @@ def _solve(solver: QCPSolver, form: LayerForm, values: Any, start: Any) -> Layer
     return jax.vmap(solve)(values, start)
 
 
-@partial(jax.jit, static_argnames="form")
-def _data_batch(form: LayerForm, values: tuple[Array | None, Array, Array]) -> Data:
-    def data(values):
-        P, A, q, b = form.data(*values)
-        _, A_values, b = finite_bounds(form.structure, A.data, b)
-        return P.data, A_values, q, b
-
-    return jax.vmap(data)(values)
-
-
-@partial(jax.jit, static_argnames="form")
 def differentiate_batch(
+    solver: QCPSolver,
+    form: LayerForm,
+    values: tuple[Any, Any, Any],
+    found: LayerSolution,
+    gradients: tuple[Any, Any],
+) -> tuple[Any, Any, Any]:
+    """The gradients of cvxpylayers' vectors, from those of `x` and `y`. Where these are
+    zero, so are those, with and without a solution.
+    """
+    chosen = solver.frozen_solver
+    native = in_programs(form.structure, chosen.rest.value, np.dtype(float))
+    if found.shift is not None or not native:
+        return _differentiate(solver, form, values, found, gradients)
+    smoothing = 0.0 if solver.smoothing is None else float(solver.smoothing)
+    batch = Batch(form.structure, chosen, len(gradients[0]), smoothing=smoothing)
+    dx, dy = gradients
+    cotangents = dx, dy, np.zeros_like(dy)
+    solution = tuple(np.asarray(part) for part in found.solution)
+    parts = native_gradients(batch, _bounded(form, values), solution, cotangents)
+    asked = np.any(dx != 0, axis=1) | np.any(dy != 0, axis=1)
+    dP, dq, dA = (np.where(asked[:, None], part, 0) for part in form.cotangents(*parts))
+    return dP, dq, dA
+
+
+@partial(jax.jit, static_argnames="form")
+def _differentiate(
     solver: QCPSolver,
     form: LayerForm,
     values: tuple[Array | None, Array, Array],
     found: LayerSolution,
     gradients: tuple[Array, Array],
 ) -> tuple[Array, Array, Array]:
-    """The gradients of cvxpylayers' vectors, from those of `x` and `y`. Where these are
-    zero, so are those, with and without a solution.
-    """
+    """That by JAX."""
 
     def differentiate(values, solution, shift, gradients):
         P, A, q, b = form.data(*values)
@@ -172,7 +219,9 @@ def differentiate_batch(
             )
             found = dP, dA, dq, db
         asked = jnp.any(dx != 0) | jnp.any(dy != 0)
-        dP, dq, dA = (jnp.where(asked, part, 0) for part in form.cotangents(*found))
+        dP, dA, dq, db = found
+        parts = form.cotangents(dP.data, dA.data, dq, db)
+        dP, dq, dA = (jnp.where(asked, part, 0) for part in parts)
         return dP, dq, dA
 
     return jax.vmap(differentiate)(values, found.solution, found.shift, gradients)
