@@ -1,5 +1,6 @@
 # The compiled extension: native/module.cc.
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -44,39 +45,13 @@ def push_forward(
     change: Arrays,
     out: Arrays,
 ) -> bool: ...
-def vjp_batch(
-    problem: Any,
-    options: tuple,
-    limits: tuple[int, int, int],
-    count: int,
-    threads: int,
-    inputs: Arrays,
-    outputs: Arrays,
-) -> None: ...
-def equilibrate_batch(
-    problem: Any,
-    options: tuple,
-    limits: tuple[int, int, int],
-    count: int,
-    threads: int,
-    inputs: Arrays,
-    outputs: Arrays,
-) -> None: ...
-def find_batch(
-    problem: Any,
-    options: tuple,
-    limits: tuple[int, int, int],
-    count: int,
-    threads: int,
-    inputs: Arrays,
-    outputs: Arrays,
-) -> None: ...
-def improve_batch(
-    problem: Any,
-    options: tuple,
-    limits: tuple[int, int, int],
-    count: int,
-    threads: int,
-    inputs: Arrays,
-    outputs: Arrays,
-) -> None: ...
+
+# (problem, options, limits, count, threads, inputs, outputs)
+OfBatch: TypeAlias = Callable[
+    [Any, tuple, tuple[int, int, int], int, int, Arrays, Arrays], None
+]
+
+vjp_batch: OfBatch
+equilibrate_batch: OfBatch
+find_batch: OfBatch
+improve_batch: OfBatch
