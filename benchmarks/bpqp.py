@@ -134,7 +134,7 @@ def by_clarabel(problem: Problem, cotangent: np.ndarray) -> Prepared:
 
 
 def as_qp(problem: Problem, cotangent: np.ndarray) -> Prepared:
-    """`diffqcp.solve_qp`, whose interior-point method is a part of the program."""
+    """`diffqcp.solve_qp` with its defaults, but that it believes its solver."""
 
     def solution(*qp: Any) -> Any:
         return diffqcp.solve_qp(*qp, polish=False, throw=False).x

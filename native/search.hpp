@@ -43,15 +43,19 @@ class Search {
     units_.scale(problem, data, {P_.data(), A_.data(), q_.data(), b_.data()});
   }
 
+  // What there is before another solver is asked: a verdict, or nothing.
+  Candidate before() const {
+    if (!is_finite()) return none(kNotFinite);
+    if (!is_convex()) return none(kNotConvex);
+    return none(kIterationLimit, 0, std::numeric_limits<double>::infinity());
+  }
+
   // What the proximal method finds, from `start` or from zero.
   Candidate first(const Solution<const double>* start, int max_steps) const {
     if (!is_finite()) return none(kNotFinite);
-    const double epsilon = polishing_.options.epsilon;
     const std::vector<double> bound(problem_.m, 0.0);
-    Proximal proximal(problem_, epsilon, own(), bound.data());
-    if (!proximal.definite() &&
-        !problem_.curvature().is_convex(P_.data(), epsilon, problem_.lapack.gemm))
-      return none(kNotConvex);
+    Proximal proximal(problem_, polishing_.options.epsilon, own(), bound.data());
+    if (!proximal.definite() && !is_convex()) return none(kNotConvex);
     std::vector<double> x, y, s;
     if (start != nullptr) {
       x.assign(start->x, start->x + problem_.n);
@@ -97,6 +101,11 @@ class Search {
     };
     return finite(given_.P, P_.size()) && finite(given_.A, A_.size()) &&
            finite(given_.q, q_.size()) && finite(given_.b, b_.size());
+  }
+
+  bool is_convex() const {
+    const double epsilon = polishing_.options.epsilon;
+    return problem_.curvature().is_convex(P_.data(), epsilon, problem_.lapack.gemm);
   }
 
   Candidate none(int status, int steps = 0, double error = 0) const {

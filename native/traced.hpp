@@ -222,8 +222,8 @@ struct Minimise {
   }
 };
 
-// Candidates as arrays: x, y, s and (whether they are open, status, steps, error). Those
-// that are not open are settled, or the best that there is.
+// Candidates as arrays: x, y, s and (whether a better one is looked for, status, steps,
+// error).
 struct Candidates {
   static Lengths lengths(const Problem& problem) {
     return solution_lengths(problem) + Lengths{4};
@@ -232,32 +232,35 @@ struct Candidates {
     const Polishing polishing{call.options, call.corrections, call.patience};
     return {call.problem(), polishing, {in[0], in[1], in[2], in[3]}};
   }
-  static void write(const Candidate& from, bool open, const Outputs& out) {
+  static void write(const Candidate& from, const Outputs& out) {
     std::copy(from.x.begin(), from.x.end(), out[0]);
     std::copy(from.y.begin(), from.y.end(), out[1]);
     std::copy(from.s.begin(), from.s.end(), out[2]);
-    out[3][0] = open;
+    out[3][0] = !from.settled();
     out[3][1] = from.status;
     out[3][2] = from.steps;
     out[3][3] = from.error;
   }
 };
 
-// (P, A, q, b, x, y, s, (there is a start,)) -> a candidate
+// (P, A, q, b, x, y, s, (there is a start,)) -> a candidate, by the proximal method; or if
+// it has no steps, what there is before another solver is asked
 struct Find {
   static Lengths in(const Problem& problem) { return given_lengths(problem) + Lengths{1}; }
   static Lengths out(const Problem& problem) { return Candidates::lengths(problem); }
   static void run(const Call& call, const Inputs& in, const Outputs& out) {
     const Solution<const double> start{in[4], in[5], in[6]};
     const Search search = Candidates::search(call, in);
-    Candidate found = search.first(*in[7] != 0 ? &start : nullptr, call.steps);
+    Candidate found = call.steps == 0
+                          ? search.before()
+                          : search.first(*in[7] != 0 ? &start : nullptr, call.steps);
     search.restore(found);
-    Candidates::write(found, !found.settled(), out);
+    Candidates::write(found, out);
   }
 };
 
 // (P, A, q, b, a candidate, and x, y, s, (status,), (steps,) by another solver, in units of
-// the problem's own) -> the better one, which is not open
+// the problem's own) -> the better one
 struct Improve {
   static Lengths in(const Problem& problem) {
     return data_lengths(problem) + Candidates::lengths(problem) +
@@ -276,10 +279,10 @@ struct Improve {
                                          static_cast<int>(*in[12]), 0});
       search.restore(other);
       if (other.settled() || !(report[3] <= other.error))
-        return Candidates::write(other, false, out);
+        return Candidates::write(other, out);
     }
-    for (size_t k = 0; k < out.size(); ++k) std::copy(in[4 + k], in[4 + k] + lengths[k], out[k]);
-    out[3][0] = 0;
+    for (size_t k = 0; k < out.size(); ++k)
+      std::copy(in[4 + k], in[4 + k] + lengths[k], out[k]);
   }
 };
 

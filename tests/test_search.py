@@ -9,6 +9,7 @@ from jax.experimental.sparse import BCOO
 from diffqcp import (
     _search,
     Clarabel,
+    InteriorPoint,
     Proximal,
     QCPStructureCPU,
     QCPStructureDense,
@@ -16,7 +17,7 @@ from diffqcp import (
 )
 from diffqcp._convexity import is_convex
 from diffqcp._extension import extension
-from diffqcp.forward import clarabel
+from diffqcp.forward import clarabel, Function
 from diffqcp.linear_solve import AutoSolver, LU
 
 from .reference import random_problem
@@ -25,6 +26,7 @@ from .reference import random_problem
 pytestmark = pytest.mark.skipif(extension() is None, reason="no compiled extension")
 
 CONES = {"z": 2, "l": 3, "q": [3], "s": [2], "ep": 1, "p": [0.4]}
+POLYHEDRAL = {"z": 3, "l": 9}
 
 
 def program(structure, *, start=None, forward=None, solver=None, polish=10):
@@ -62,9 +64,17 @@ def small(P, A, q, b):
     return tuple(np.asarray(part, float) for part in (P, A, q, b))
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("dims", [CONES, {"z": 3, "l": 9}], ids=["mixed", "polyhedral"])
-def test_solutions_are_those_of_jax(dims, dtype, monkeypatch):
+@pytest.mark.parametrize(
+    ("dims", "dtype", "forward"),
+    [
+        (CONES, np.float64, Proximal()),
+        (CONES, np.float64, Clarabel(reuse=False)),
+        (POLYHEDRAL, np.float64, Proximal()),
+        (POLYHEDRAL, np.float32, Proximal()),
+        (POLYHEDRAL, np.float32, Clarabel(reuse=False)),
+    ],
+)
+def test_solutions_are_those_of_jax(dims, dtype, forward, monkeypatch):
     items = [random_problem(dims, seed, order="upper") for seed in range(4)]
     structure = QCPStructureDense(*items[0][0][:2], dims, psd_order="upper")
     data = batch(*(problem[:4] for problem, _ in items))
@@ -75,7 +85,8 @@ def test_solutions_are_those_of_jax(dims, dtype, monkeypatch):
     starts = tuple(9 * np.stack(part).astype(dtype) for part in parts)
     close = 1e-10 if dtype == np.float64 else 1e-2
     for start in (None, starts):
-        own, other = by_both(monkeypatch, structure, data, start=start)
+        options = {"start": start, "forward": forward}
+        own, other = by_both(monkeypatch, structure, data, **options)
         for k in range(4):
             assert own.status[k] == other.status[k] == Status.SOLVED
             assert abs(own.iterations[k] - other.iterations[k]) <= 1
@@ -86,7 +97,8 @@ def test_solutions_are_those_of_jax(dims, dtype, monkeypatch):
                 np.testing.assert_allclose(part, truth, rtol=0, atol=close)
 
 
-def test_statuses_are_those_of_jax(monkeypatch):
+@pytest.mark.parametrize("forward", [Proximal(), Clarabel()])
+def test_statuses_are_those_of_jax(forward, monkeypatch):
     """A batch with one item of each."""
     A, b = [[1, 0], [-1, 0]], [1, 1]
     good = small(np.eye(2), A, [1, 1], b)
@@ -98,7 +110,7 @@ def test_statuses_are_those_of_jax(monkeypatch):
     data = batch(good, infeasible, unbounded, infinite, concave)
     wanted = [Status.SOLVED, Status.INFEASIBLE, Status.UNBOUNDED]
     wanted += [Status.NOT_FINITE, Status.NOT_CONVEX]
-    for found in by_both(monkeypatch, structure, data):
+    for found in by_both(monkeypatch, structure, data, forward=forward):
         np.testing.assert_array_equal(found.status, wanted)
         np.testing.assert_allclose(found.x[0], -1, rtol=0, atol=1e-12)
         for part in found[:3]:
@@ -136,6 +148,22 @@ def test_what_is_not_found_is_looked_for_again(monkeypatch):
         assert np.isnan(own.x).all()
 
 
+def test_what_a_solver_on_the_host_does_not_find_is_looked_for_again(monkeypatch):
+    items = [random_problem({"l": 12}, seed) for seed in range(2)]
+    structure = QCPStructureDense(*items[0][0][:2], {"l": 12})
+    data = batch(*(problem[:4] for problem, _ in items))
+    asked = []
+    run = clarabel._run
+    monkeypatch.setattr(clarabel, "_run", lambda *all: asked.append(all) or run(*all))
+    options = {"forward": Clarabel(max_iter=2), "polish": 0}
+    for own in by_both(monkeypatch, structure, data, **options):
+        assert (own.status == Status.SOLVED).all()
+        for k, (_, truth) in enumerate(items):
+            for part, expected in zip(own[:3], truth, strict=False):
+                np.testing.assert_allclose(part[k], expected, rtol=0, atol=1e-9)
+    assert len(asked) == 8
+
+
 def test_an_inaccurate_point_is_returned(monkeypatch):
     """If neither is accurate, the better one; its status says so."""
     problem, _ = random_problem({"l": 12}, 0)
@@ -161,11 +189,12 @@ def test_a_usual_solve_is_one_call():
 
 
 def test_only_what_the_extension_has():
-    """Another linear solver, and another forward solver, go the way of JAX."""
+    """Another linear solver, a forward solver of JAX, and a user's go the way of JAX."""
     problem, _ = random_problem({"l": 3}, 0)
     structure = QCPStructureDense(problem.P, problem.A, {"l": 3})
     data = batch(problem[:4])
-    for options in ({"solver": LU()}, {"forward": Clarabel()}):
+    others = InteriorPoint(), Function(lambda *data: None)
+    for options in ({"solver": LU()}, *({"forward": other} for other in others)):
         assert "diffqcp_find" not in program(structure, **options)(data).as_text()
 
 

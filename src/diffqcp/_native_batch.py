@@ -9,7 +9,8 @@ import numpy as np
 from ._compiled import ldl_options
 from ._extension import extension
 from ._problem import problem_of
-from .forward import Clarabel, Found, Start
+from ._scaling import Scaling
+from .forward import AbstractHostSolver, Clarabel, Found, Start
 from .forward._host import cores
 from .linear_solve import FrozenSolver
 from .structure import AbstractQCPStructure
@@ -53,7 +54,13 @@ class Batch(NamedTuple):
         return tuple(out)
 
 
-def search(batch: Batch, data: Any, start: Any, other: Clarabel | None) -> Found:
+def search(
+    batch: Batch,
+    data: Any,
+    start: Any,
+    forward: AbstractHostSolver | None,
+    other: Clarabel | None,
+) -> Found:
     """As `diffqcp._native_search.search`, for arrays with the batch first."""
     n, m = batch.structure.n, batch.structure.m
     _, _, q, b = data
@@ -61,13 +68,15 @@ def search(batch: Batch, data: Any, start: Any, other: Clarabel | None) -> Found
     there = np.full((batch.size, 1), start is not None)
     candidate = n, m, m, 4
     best = batch(extension().find_batch, (*data, *begin, there), *candidate)
-    x, y, s, report = best
-    settled = report[:, 0] == 0
-    if other is not None and not settled.all():
+    for solver in (forward, other):
+        settled = best[3][:, 0] == 0
+        if solver is None or settled.all():
+            continue
         sizes = (part.shape[1] for part in data)
-        *scaled, _, _, _ = batch(extension().equilibrate_batch, data, *sizes, n, m, 1)
-        first: Any = x, y, s
-        found = other.solve_batch(batch.structure, scaled, Start(first, settled))
+        parts: Any = batch(extension().equilibrate_batch, data, *sizes, n, m, 1)
+        scaled, units = parts[:4], Scaling(*parts[4:])
+        point: Any = best[:3] if start is None else units.scale(start)
+        found = solver.solve_batch(batch.structure, scaled, Start(point, settled))
         best = batch(extension().improve_batch, (*data, *best, *found), *candidate)
     x, y, s, report = best
     status, iterations = report[:, 1:3].astype(np.int32).T

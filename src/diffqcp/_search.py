@@ -28,6 +28,7 @@ from .derivative import Data, Solution
 from .forward import (
     AbstractBatchSolver,
     AbstractForwardSolver,
+    AbstractHostSolver,
     Clarabel,
     Found,
     Function,
@@ -73,8 +74,14 @@ def is_native(
     solver: lx.AbstractLinearSolver,
     dtype: Any,
 ) -> bool:
-    """Whether all of the forward pass is a call of the extension."""
-    return isinstance(forward, Proximal) and in_programs(structure, solver, dtype)
+    """Whether the extension does the forward pass, but for a solver on the host."""
+    takes = isinstance(forward, (Proximal, AbstractHostSolver)) and _is_scaled(forward)
+    return takes and in_programs(structure, solver, dtype)
+
+
+def _host_solver(forward: AbstractForwardSolver) -> AbstractHostSolver | None:
+    """The solver that a native search asks, and none for the proximal method."""
+    return forward if isinstance(forward, AbstractHostSolver) else None
 
 
 class Candidate(NamedTuple):
@@ -208,15 +215,14 @@ def search(
     other = rescue(structure, forward)
     data, start = vary_together((data, start))
     if is_native(structure, forward, solver, data[2].dtype):
-        assert isinstance(forward, Proximal)
         call = _traced.Call(
             structure,
             solver,
-            steps=forward.max_steps,
+            steps=forward.max_steps if isinstance(forward, Proximal) else 0,
             patience=_PATIENCE,
             corrections=max_steps,
         )
-        return _native_search.search(call, data, start, other)
+        return _native_search.search(call, data, start, _host_solver(forward), other)
     prepared = _prepare(structure, data, start, _is_scaled(forward))
     first = None
     if prepared.start is not None:
@@ -272,10 +278,10 @@ def search_batch(
     """
     other = rescue(structure, forward)
     if is_native(structure, forward, solver.rest.value, np.dtype(float)):
-        assert isinstance(forward, Proximal)
-        limits = _native_batch.Limits(forward.max_steps, _PATIENCE, max_steps)
+        steps = forward.max_steps if isinstance(forward, Proximal) else 0
+        limits = _native_batch.Limits(steps, _PATIENCE, max_steps)
         batch = _native_batch.Batch(structure, solver, len(data[2]), limits)
-        return _native_batch.search(batch, data, start, other)
+        return _native_batch.search(batch, data, start, _host_solver(forward), other)
     assert isinstance(forward, AbstractBatchSolver)
     prepared = _prepare_batch(structure, data, start, _is_scaled(forward))
     first = None
