@@ -67,12 +67,10 @@ def test_symmetric_operators(derivative):
     assert not lx.is_symmetric(derivative)
 
 
-@pytest.mark.parametrize(
-    ("family", "make"), [*((family, host) for family in FAMILIES), ("mixed", device)]
-)
-def test_kkt_matrix_is_its_product(family, make):
-    qcp = make(*random_problem(FAMILIES[family], 0))
-    kkt = qcp.derivative(solver=LSMR()).kkt
+@pytest.mark.parametrize("make", [host, device])
+def test_kkt_matrix_is_its_product(make):
+    qcp = make(*random_problem(FAMILIES["mixed"], 0))
+    kkt = qcp.derivative(solver=LSMR(), polish=False).kkt
     matrix = np.asarray(kkt.as_matrix())
     vector = jnp.asarray(np.random.default_rng(0).normal(size=matrix.shape[0]))
     np.testing.assert_allclose(kkt.mv(vector), matrix @ vector, rtol=0, atol=1e-12)

@@ -175,6 +175,14 @@ def check_linear_solver(
 
     **Raises:** `AssertionError` with the claim that does not hold.
     """
+
+    # The singular problem has the structure of the regular one, and so its programs.
+    def both(scale: Any, qcp: Any, gradient: Any, change: Any) -> Any:
+        operator = qcp.derivative(solver=solver, polish=False, throw=False)
+        pushed = operator.mv([scale * part for part in change])
+        return pushed, operator.T.mv([scale * part for part in gradient])
+
+    alone, many = jax.jit(both), jax.jit(jax.vmap(both, in_axes=(0, None, None, None)))
     for redundant in (False, True) if singular else (False,):
         what = "singular: " if redundant else ""
         problem = known_problem(_SOLVER_DIMS, 1, redundant=redundant)
@@ -182,13 +190,7 @@ def check_linear_solver(
         gradient = [jnp.asarray(rng.normal(size=part.shape)) for part in problem.solution]
         data = qcp.P_values, qcp.A_values, qcp.q, qcp.b
         change = [jnp.asarray(rng.normal(size=part.shape)) for part in data]
-
-        def both(scale: Any, qcp: Any = qcp, g: Any = gradient, d: Any = change) -> Any:
-            operator = qcp.derivative(solver=solver, polish=False, throw=False)
-            pushed = operator.mv([scale * part for part in d])
-            return pushed, operator.T.mv([scale * part for part in g])
-
-        pushed, pulled = jax.jit(both)(1.0)
+        pushed, pulled = alone(1.0, qcp, gradient, change)
         exact = _dense_derivative(qcp, change)
         off = np.linalg.norm(np.concatenate(pushed) - exact) / np.linalg.norm(exact)
         _holds(off < tolerance, f"{what}jvp: off by {off:.0e} from a dense solve")
@@ -198,13 +200,13 @@ def check_linear_solver(
         )
         scale = np.linalg.norm(exact) * np.linalg.norm(np.concatenate(gradient))
         _holds(abs(left - right) < tolerance * scale, f"{what}vjp: the adjoint of jvp")
-        batched = jax.jit(jax.vmap(both))(jnp.array([1.0, -2.0]))
-        for single, many in zip(
+        batched = many(jnp.array([1.0, -2.0]), qcp, gradient, change)
+        for single, two in zip(
             jax.tree.leaves((pushed, pulled)), jax.tree.leaves(batched), strict=True
         ):
             size = tolerance * (1 + np.abs(single).max())
-            _holds(np.abs(many[0] - single) < size, f"{what}vmap: the same as one by one")
-            _holds(np.abs(many[1] + 2 * single) < 2 * size, f"{what}vmap: linear")
+            _holds(np.abs(two[0] - single) < size, f"{what}vmap: the same as one by one")
+            _holds(np.abs(two[1] + 2 * single) < 2 * size, f"{what}vmap: linear")
 
 
 def _dense_derivative(qcp: HostQCP, change: list[Any]) -> np.ndarray:
