@@ -2,8 +2,8 @@
 
     python -m benchmarks.layers [--problem NAME] [--steps 10]
 
-Each row is a problem with a solver: seconds of the processor for the first step, which
-makes the layer and compiles, the mean of the steps after it, and the error of the first
+Each row is a problem with a solver: seconds of the processor for the first two steps,
+which make the layer and compile, the median of the others, and the error of the first
 step's gradient: the slope along a random direction, against fourth-order differences of
 solutions by SCS to a tolerance of 1e-11.
 """
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from cvxpylayers.torch import CvxpyLayer
 
-from diffqcp import Clarabel, Proximal
+from diffqcp import Clarabel
 from diffqcp.integrations.cvxpylayers import DiffQCP
 
 
@@ -103,7 +103,6 @@ SOLVERS: dict[str, Callable[[], Any]] = {
     "diffqcp": DiffQCP,
     "diffqcp, no warm starts": lambda: DiffQCP(warm_start=False),
     "diffqcp, solved by Clarabel": lambda: DiffQCP(Clarabel()),
-    "diffqcp, solved by Proximal": lambda: DiffQCP(Proximal()),
     "DIFFCP (default)": lambda: "DIFFCP",
     "MOREAU": lambda: "MOREAU",
 }

@@ -312,13 +312,18 @@ def test_under_torch_compile(shape):
     np.testing.assert_allclose(p.grad, torch.sin(2 * x), rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("batched", [False, True])
-def test_nothing_is_compiled(batched):
-    """With the extension a layer and its gradient are calls of it, on arrays of NumPy."""
+@pytest.mark.parametrize(
+    ("batched", "forward"), [(False, None), (True, None), (True, Clarabel())]
+)
+def test_nothing_is_compiled(batched, forward):
+    """With the extension a layer and its gradient are calls of it, on arrays of NumPy,
+    before and after a solver on the host, too.
+    """
     if extension() is None:
         pytest.skip("there is no compiled extension")
     case = quadratic()
-    layer, values = make_layer(case), tensors(case.values)
+    layer = make_layer(case, solver=DiffQCP(forward))
+    values = tensors(case.values)
     if batched:
         values = [torch.stack([part.detach()] * 2).requires_grad_() for part in values]
     compiled = []

@@ -89,7 +89,7 @@ class QCPSolver(eqx.Module):
         triangle of `P`, a [`diffqcp.QCPStructureGPU`][] for BCSR matrices with all of
         `P`, or a [`diffqcp.QCPStructureDense`][] for arrays with all of `P`.
     - `forward`: the forward solver. By default [`diffqcp.Proximal`][] on CPUs, by the
-        compiled extension, with at most 50 exponential cones, and for cones of your own;
+        compiled extension, with at most 200 exponential cones, and for cones of your own;
         [`diffqcp.Clarabel`][] elsewhere. What it does not solve, Clarabel solves.
     - `solve_method`, `solver`: how the linear system of the derivative is solved, as for
         [`diffqcp.AbstractQCP.derivative`][].
@@ -309,8 +309,9 @@ def _default(structure: AbstractQCPStructure) -> AbstractForwardSolver:
     return Proximal() if native and exponential <= _MOST_EXPONENTIAL else Clarabel()
 
 
-# With 20 of them the proximal method takes a quarter of Clarabel's time, with 200 twice.
-_MOST_EXPONENTIAL = 50
+# With 20 of them the proximal method takes a quarter of Clarabel's time, with 100 four
+# fifths, and with 200 to 400 as long.
+_MOST_EXPONENTIAL = 200
 
 
 def _as_penalty(gamma: Any) -> Array:
