@@ -9,6 +9,10 @@
 
 namespace diffqcp {
 
+// The largest error of a solution that counts as one, as in the Python module
+// diffqcp._accuracy.
+inline double accurate_error(double epsilon) { return std::pow(epsilon, 0.7); }
+
 inline double sum_of_sizes(const std::vector<double>& vector) {
   double sum = 0;
   for (double entry : vector) sum += std::abs(entry);

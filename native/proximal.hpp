@@ -95,7 +95,7 @@ class Proximal {
     }
     int status = status_ == kRunning ? kIterationLimit : status_;
     const bool open = status == kIterationLimit || status == kNumericalTrouble;
-    if (open && best_.error <= accurate()) status = kSolved;
+    if (open && best_.error <= accurate_error(epsilon_)) status = kSolved;
     Result found{best_.x, best_.y, best_.y, best_.error, status, steps};
     for (Index k = 0; k < problem_.m; ++k) found.s[k] -= best_.v[k];
     return found;
@@ -126,7 +126,6 @@ class Proximal {
   };
 
   double exact() const { return 100 * epsilon_; }
-  double accurate() const { return std::pow(epsilon_, 0.7); }
   double nearby() const { return std::pow(epsilon_, 0.45); }
   double rho(Index row) const { return row < problem_.zero ? kEqualities * rho_ : rho_; }
 
@@ -289,7 +288,7 @@ class Proximal {
     const bool improved = next_.error < outer_.error;
     const bool good = next_.error < 0.5 * outer_.error;
     // At the level of rounding errors no step improves any more.
-    const bool stalled = !good && best_.error <= accurate();
+    const bool stalled = !good && best_.error <= accurate_error(epsilon_);
     if (next_.error <= exact() || stalled) status_ = kSolved;
     if (improved) std::swap(outer_, next_);
     if (!good) threshold_ = 0.1 * outer_.error;

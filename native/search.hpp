@@ -79,7 +79,7 @@ class Search {
             .run({found.x.data(), found.y.data(), found.s.data()}, polishing_.steps,
                  polishing_.patience);
     int status = found.status == kSolved ? kInaccurate : found.status;
-    if (point.error <= std::pow(options.epsilon, 0.7)) status = kSolved;
+    if (point.error <= accurate_error(options.epsilon)) status = kSolved;
     return {std::move(point.x), std::move(point.y), std::move(point.s),
             status, found.steps, point.error};
   }

@@ -35,14 +35,18 @@ def is_compiled(
 
 
 def in_programs(
-    structure: AbstractQCPStructure, solver: lx.AbstractLinearSolver, dtype: Any
+    structure: AbstractQCPStructure,
+    solver: lx.AbstractLinearSolver | None = None,
+    dtype: Any = float,
 ) -> bool:
-    """Whether the extension computes with this solver where values are not known."""
+    """Whether the extension computes with this solver, or by default, where values are
+    not known.
+    """
     return (
         is_known(structure)
-        and type(solver) in (AutoSolver, SparseLDL)
+        and (solver is None or type(solver) in (AutoSolver, SparseLDL))
         and jax.default_backend() == "cpu"
-        and dtype in _PRECISIONS
+        and np.dtype(dtype) in _PRECISIONS
     )
 
 

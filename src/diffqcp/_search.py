@@ -72,7 +72,7 @@ def is_native(
     structure: AbstractQCPStructure,
     forward: AbstractForwardSolver,
     solver: lx.AbstractLinearSolver,
-    dtype: Any,
+    dtype: Any = float,
 ) -> bool:
     """Whether the extension does the forward pass, but for a solver on the host."""
     takes = isinstance(forward, (Proximal, AbstractHostSolver)) and _is_scaled(forward)
@@ -277,7 +277,7 @@ def search_batch(
     extension, are called as they are.
     """
     other = rescue(structure, forward)
-    if is_native(structure, forward, solver.rest.value, np.dtype(float)):
+    if is_native(structure, forward, solver.rest.value):
         steps = forward.max_steps if isinstance(forward, Proximal) else 0
         limits = _native_batch.Limits(steps, _PATIENCE, max_steps)
         batch = _native_batch.Batch(structure, solver, len(data[2]), limits)

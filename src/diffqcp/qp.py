@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ._checks import as_numbers, as_vector
@@ -13,7 +12,7 @@ from ._lapack import lu_factor, lu_solve
 from .dense import QCPStructureDense
 from .forward import AbstractForwardSolver, InteriorPoint
 from .forward.interior_point import eliminates
-from .linear_solve import AutoSolver, DenseRange
+from .linear_solve import DenseRange
 from .solver import QCPSolution, QCPSolver
 
 
@@ -61,7 +60,7 @@ def solve_qp(
         rows, bounds = jnp.concatenate([A, G]), jnp.concatenate([b, h])
     structure = QCPStructureDense(Q, rows, {"z": A.shape[0], "l": G.shape[0]})
     special = options.get("closest_feasible") or options.get("elastic") is not None
-    native = in_programs(structure, AutoSolver(), np.dtype(float))
+    native = in_programs(structure)
     if forward is None and not (native or options.get("closest_feasible")):
         forward = InteriorPoint()
         named = {"solver", "solve_method"} & set(options)

@@ -24,7 +24,7 @@ from .dense import QCPStructureDense
 from .derivative import Data, Solution
 from .forward import AbstractForwardSolver, Clarabel, Proximal, SOLUTIONS, Status
 from .forward._host import unfamiliar
-from .linear_solve import AutoSolver, FrozenSolver, select_solver
+from .linear_solve import FrozenSolver, select_solver
 from .structure import AbstractQCPStructure, QCPStructureCPU, QCPStructureGPU
 
 
@@ -304,7 +304,7 @@ def _default(structure: AbstractQCPStructure) -> AbstractForwardSolver:
     """A forward solver for problems of this structure."""
     if unfamiliar(structure):
         return Proximal()
-    native = in_programs(structure, AutoSolver(), np.dtype(float))
+    native = in_programs(structure)
     exponential = structure.dims["ep"] + structure.dims["ed"]
     return Proximal() if native and exponential <= _MOST_EXPONENTIAL else Clarabel()
 

@@ -14,7 +14,6 @@ from jaxtyping import ScalarLike
 
 from ..._compiled import in_programs
 from ...forward import AbstractForwardSolver, Newton, Proximal, SOLUTIONS, Status
-from ...linear_solve import AutoSolver
 from ...solver import QCPSolver
 from ...structure import AbstractQCPStructure
 from ._batches import BatchSizes, filled, remember
@@ -258,7 +257,7 @@ def _default(
 ) -> AbstractForwardSolver:
     """The forward solver for a layer with these options of a call."""
     fields = {field.name for field in dataclasses.fields(Proximal)}
-    native = in_programs(structure, AutoSolver(), np.dtype(float))
+    native = in_programs(structure)
     return Proximal() if native and solver_args.keys() <= fields else Newton()
 
 

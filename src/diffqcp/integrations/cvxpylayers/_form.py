@@ -137,7 +137,7 @@ def solve_on_host(
 def compiles_nothing(solver: QCPSolver) -> bool:
     """Whether all of a solve and its derivative are calls of the extension."""
     chosen = solver.frozen_solver.rest.value
-    native = is_native(solver.structure, solver.forward, chosen, np.dtype(float))
+    native = is_native(solver.structure, solver.forward, chosen)
     return native and not solver.closest_feasible
 
 
@@ -169,7 +169,7 @@ def differentiate_batch(
     zero, so are those, with and without a solution.
     """
     chosen = solver.frozen_solver
-    native = in_programs(form.structure, chosen.rest.value, np.dtype(float))
+    native = in_programs(form.structure, chosen.rest.value)
     if found.shift is not None or not native:
         return _differentiate(solver, form, values, found, gradients)
     smoothing = 0.0 if solver.smoothing is None else float(solver.smoothing)
