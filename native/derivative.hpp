@@ -86,26 +86,24 @@ inline void pull_back(const Problem& problem, const double* x, const double* y,
   }
 }
 
-// The solution of the system in all unknowns, or of the transposed one: the Python function
-// solve_by of diffqcp._unknowns.
-template <bool transposed>
-void solve_unknowns(const Problem& problem, System& system, const double* A,
-                    const double* right, double* out) {
+// The solution of the system in all unknowns: the Python function solve_by of
+// diffqcp._unknowns.
+inline void solve_unknowns(const Problem& problem, System& system, const double* A,
+                           const double* right, double* out) {
   const Index n = problem.n, m = problem.m, count = n + 2 * m;
   std::fill(out, out + count, 0.0);
   if (std::all_of(right, right + count, [](double entry) { return entry == 0; })) return;
   const double *c = right + n, *e = c + m;
-  const std::vector<double> upper = adjoint_system(problem, A, {right, c, e});
-  std::vector<double> dual(c, c + m);
-  if (!transposed)
-    for (Index k = 0; k < m; ++k) dual[k] -= e[k];
+  std::vector<double> upper(right, c), dual(c, e);
+  problem.A.add_transposed(A, e, upper.data());
+  for (Index k = 0; k < m; ++k) dual[k] += e[k];
   const Answer answer = system.solve(upper.data(), dual.data());
   std::copy(answer.w.begin(), answer.w.end(), out);
-  double *u = out + n, *h = u + m;
-  problem.A.add_product(A, out, h);
+  double *dy = out + n, *dv = dy + m;
+  problem.A.add_product(A, out, dv);
   for (Index k = 0; k < m; ++k) {
-    u[k] = e[k] + answer.u[k];
-    h[k] = c[k] - h[k] - (transposed ? answer.u[k] : 0);
+    dy[k] = answer.u[k] - e[k];
+    dv[k] += dy[k] - c[k];
   }
 }
 

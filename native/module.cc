@@ -342,10 +342,9 @@ PyObject* problem_handlers(PyObject*, PyObject*) {
                          nullptr);
   };
   return Py_BuildValue(
-      "(NN{sNsNsNsNsNsNsNsNsNsNsNsN}N)", capsule(&traced::Call::id), capsule(&info),
+      "(NN{sNsNsNsNsNsNsNsNsNsNsN}N)", capsule(&traced::Call::id), capsule(&info),
       "vjp", handler(traced::kVjp), "jvp", handler(traced::kJvp),
       "linearise", handler(traced::kLinearise), "solve", handler(traced::kSolve),
-      "solve_transposed", handler(traced::kSolveTransposed),
       "newton", handler(traced::kNewton), "minimise", handler(traced::kMinimise),
       "find", handler(traced::kFind), "improve", handler(traced::kImprove),
       "shift", handler(traced::kShift), "central", handler(traced::kCentral),

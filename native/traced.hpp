@@ -153,7 +153,6 @@ struct Linearise {
 };
 
 // (lam, frames, K, its factor, (singular,), P, A, right) -> the solution in all unknowns
-template <bool transposed>
 struct Solve {
   static Lengths in(const Problem& problem) {
     const Lengths data = data_lengths(problem);
@@ -166,7 +165,7 @@ struct Solve {
     System system(call.problem(), call.options,
                   {in[0], in[1], in[2], const_cast<double*>(in[3]), *in[4] != 0, in[5],
                    in[6]});
-    solve_unknowns<transposed>(call.problem(), system, in[6], in[7], out[0]);
+    solve_unknowns(call.problem(), system, in[6], in[7], out[0]);
   }
 };
 
@@ -409,8 +408,7 @@ XLA_FFI_DEFINE_HANDLER(kInstantiate, instantiate, ffi::Ffi::BindInstantiate().At
 XLA_FFI_DEFINE_HANDLER(kVjp, Guarded<compute<Vjp>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kJvp, Guarded<compute<Jvp>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kLinearise, Guarded<compute<Linearise>>::call, binding());
-XLA_FFI_DEFINE_HANDLER(kSolve, Guarded<compute<Solve<false>>>::call, binding());
-XLA_FFI_DEFINE_HANDLER(kSolveTransposed, Guarded<compute<Solve<true>>>::call, binding());
+XLA_FFI_DEFINE_HANDLER(kSolve, Guarded<compute<Solve>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kNewton, Guarded<compute<Polish>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kCentral, Guarded<compute<Central>>::call, binding());
 XLA_FFI_DEFINE_HANDLER(kMinimise, Guarded<compute<Minimise>>::call, binding());

@@ -33,6 +33,7 @@ import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from ._accuracy import all_finite
@@ -241,30 +242,28 @@ def closest_tangents(
 
     _, turned = jax.jvp(projection, (t,), (dt,))
     cone = exposed_cone(structure, t)
+    bend = Partial(type(cone).differential, cone, v)
 
     def multiply(unknowns: Array) -> Array:
-        return multiply_by(unknowns, P, A, v, cone, structure=structure)
+        return multiply_by(unknowns, P, A, bend, structure=structure)
 
     def solve(_: Any, right: Array) -> Array:
-        return _solve_face_system(right, linearised.face, transposed=False)
+        return _solve_face_system(right, linearised.face)
 
-    def solve_transposed(_: Any, right: Array) -> Array:
-        return _solve_face_system(right, linearised.face, transposed=True)
-
-    right = jnp.concatenate([-r1, r2 + dt, turned])
-    moved = lax.custom_linear_solve(multiply, right, solve, solve_transposed)
-    dx, dy, ds = split(times_one(moved, y), structure.n)
-    return dx, dy, ds, dt
+    right = jnp.concatenate([-r1, r2 + dt, -turned])
+    moved = lax.custom_linear_solve(multiply, right, solve, solve, symmetric=True)
+    dx, dy, _ = split(times_one(moved, y), structure.n)
+    return dx, dy, r2 + dt - structure.A_matrix(A).mv(dx), dt
 
 
-@partial(jax.jit, static_argnames="transposed")
-def _solve_face_system(right: Array, system: System, *, transposed: bool) -> Array:
+@jax.jit
+def _solve_face_system(right: Array, system: System) -> Array:
     kkt, state, solver = system
 
     def solve(upper: Array, dual: Array) -> Any:
         return kkt.solve(upper, dual, solver.thaw(), state)
 
-    return solve_by(solve, kkt.A, right, transposed)
+    return solve_by(solve, kkt.A, right)
 
 
 def shift_place(
@@ -303,9 +302,9 @@ def _solve_shift(
     place: Float[Array, " m"],
     right: tuple[Array, Array, Array],
 ) -> Float[Array, " m"]:
-    """`dt` of the derivative of (1),
+    """`dt` of the derivative of (1), in which `dv = dt - ds`: the symmetric system
 
-    A'dt = a,    A dx + ds - dt = c,    dt - D (dt - ds) = e.
+    A'dt = a,    A dx - dv = c,    D dv - dt = e.
     """
     kkt, state, solver = system
 
@@ -313,13 +312,10 @@ def _solve_shift(
         return _multiply_shift(unknowns, A, place, structure=structure)
 
     def solve(_: Any, right: Array) -> Array:
-        return _solve_shift_system(right, kkt, state, solver, transposed=False)
-
-    def solve_transposed(_: Any, right: Array) -> Array:
-        return _solve_shift_system(right, kkt, state, solver, transposed=True)
+        return _solve_shift_system(right, kkt, state, solver)
 
     moved = lax.custom_linear_solve(
-        multiply, jnp.concatenate(right), solve, solve_transposed
+        multiply, jnp.concatenate(right), solve, solve, symmetric=True
     )
     return split(times_one(moved, place), structure.n)[1]
 
@@ -328,24 +324,17 @@ def _solve_shift(
 def _multiply_shift(
     unknowns: Array, A: Array, v: Array, *, structure: AbstractQCPStructure
 ) -> Array:
-    dx, dt, ds = split(unknowns, structure.n)
+    dx, dt, dv = split(unknowns, structure.n)
     A_matrix = structure.A_matrix(A)
-    bent = structure.dual_cone.differential(v, dt - ds)
-    return jnp.concatenate(
-        [A_matrix.transpose_mv(dt), A_matrix.mv(dx) + ds - dt, dt - bent]
-    )
+    bent = structure.dual_cone.differential(v, dv)
+    return jnp.concatenate([A_matrix.transpose_mv(dt), A_matrix.mv(dx) - dv, bent - dt])
 
 
-@partial(jax.jit, static_argnames="transposed")
+@jax.jit
 def _solve_shift_system(
-    right: Array, kkt: KKTOperator, state: Any, solver: FrozenSolver, *, transposed: bool
+    right: Array, kkt: KKTOperator, state: Any, solver: FrozenSolver
 ) -> Array:
-    """With `M'` for the transposed, `p = e + D (A w - c - e)` and `h = c + e - A w` are
-    the other unknowns, where otherwise it is `dt = e + D (A w - c)`, `ds = dt + c - A w`.
-    """
     a, c, e = split(right, kkt.n)
-    across = c + e if transposed else c
-    w, u, _ = kkt.solve(a - kkt.A.transpose_mv(e), across, solver.thaw(), state)
-    last = across - kkt.A.mv(w)
-    parts = jnp.concatenate([w, e + u, last if transposed else last + e + u])
-    return jnp.where(jnp.any(right != 0), parts, 0)
+    dx, u, _ = kkt.solve(a + kkt.A.transpose_mv(e), c, solver.thaw(), state)
+    unknowns = jnp.concatenate([dx, u - e, kkt.A.mv(dx) - c])
+    return jnp.where(jnp.any(right != 0), unknowns, 0)

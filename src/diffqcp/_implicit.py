@@ -4,7 +4,7 @@ A solution is a zero of
 
     F(x, y, s; P, A, q, b) = (P x + A'y + q,  A x + s - b,  y - Pi(y - s)),
 
-so its tangents solve the linear system `M (dx, dy, ds) = (-r1, r2, 0)` of
+so its tangents solve the linear system `M (dx, dy, dy - ds) = (-r1, r2, 0)` of
 `diffqcp._unknowns`. As `M` is built from the solution and the data, JAX's rule for linear
 solves differentiates the solution of the system too, which gives second derivatives
 wherever `D` has one.
@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array
 
 from ._differentiate import Smoothing, Values
 from ._search import search, shared_space
 from ._sharding import vary_together
-from ._unknowns import multiply_by, Point, split
+from ._unknowns import bend_by, multiply_by, Point, split
+from .cones import ConeJacobian
 from .derivative import Data, Solution
 from .forward import AbstractForwardSolver, Found
 from .linear_solve import DenseRange, FrozenSolver
@@ -96,22 +98,21 @@ def _tangents(
         options["shared"] = shared_space(structure, constants[:4])
     values = Values(*constants)
     point = Point(structure, extras.solver, values, extras.smoothing, options)
-    bent = None if extras.smoothing is None else point.jacobian
+    bend = Partial(partial(bend_by, structure), point.jacobian, y - s)
+    if extras.smoothing is not None:  # which has no derivatives in `v`
+        bend = Partial(ConeJacobian.mv, point.jacobian)
 
     def multiply(unknowns: Array) -> Array:
-        return multiply_by(unknowns, P, A, y - s, bent, structure=structure)
+        return multiply_by(unknowns, P, A, bend, structure=structure)
 
     def solve(_: Any, right: Array) -> Array:
-        return _solve(right, point, transposed=False)
-
-    def solve_transposed(_: Any, right: Array) -> Array:
-        return _solve(right, point, transposed=True)
+        return _solve(right, point)
 
     # One vector, since JAX wants all of a right-hand side to be linear, and not a part.
     right = jnp.concatenate([-r1, r2, jnp.zeros_like(r2)])
-    moved = jax.lax.custom_linear_solve(multiply, right, solve, solve_transposed)
-    dx, dy, ds = split(times_one(moved, jnp.concatenate(solution)), structure.n)
-    return dx, dy, ds
+    moved = jax.lax.custom_linear_solve(multiply, right, solve, solve, symmetric=True)
+    dx, dy, _ = split(times_one(moved, jnp.concatenate(solution)), structure.n)
+    return dx, dy, r2 - structure.A_matrix(A).mv(dx)
 
 
 def times_one(moved: Array, solution: Array) -> Array:
@@ -124,9 +125,9 @@ def times_one(moved: Array, solution: Array) -> Array:
 
 
 # Compiled by itself, as `multiply_by` is.
-@partial(jax.jit, static_argnames="transposed")
-def _solve(right: Array, point: Point, *, transposed: bool) -> Array:
-    return point.solve(right, transposed)
+@jax.jit
+def _solve(right: Array, point: Point) -> Array:
+    return point.solve(right)
 
 
 def somewhere(solution: Solution) -> Solution:

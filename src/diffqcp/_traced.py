@@ -122,11 +122,7 @@ def linearise(call: Call, values: Any, smoothing: Array | float) -> State:
 
 
 def solve(
-    call: Call,
-    state: State,
-    matrices: tuple[Array, Array],
-    right: Array,
-    transposed: bool,
+    call: Call, state: State, matrices: tuple[Array, Array], right: Array
 ) -> Float[Array, " unknowns"]:
     """As `diffqcp._unknowns.solve_by`.
 
@@ -134,8 +130,7 @@ def solve(
 
     - `matrices`: the values of `P` and `A`.
     """
-    name = "solve_transposed" if transposed else "solve"
-    return call(name, (*state, *matrices, right), right.size)[0]
+    return call("solve", (*state, *matrices, right), right.size)[0]
 
 
 def vjp(

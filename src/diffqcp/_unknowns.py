@@ -1,20 +1,16 @@
-"""The linear system of a derivative in all of its unknowns, the changes of `x`, `y`, `s`.
+"""The linear system of a derivative in all of its unknowns, the changes of `x`, `y` and
+`v = y - s`.
 
-With the Jacobian of the optimality conditions at a solution,
+The Jacobian of the optimality conditions at a solution,
 
-    M = [[P, A', 0], [A, 0, I], [0, I - D, D]],
+    M = [[P, A', 0], [A, I, -I], [0, -I, D]],
 
-and with `dy = U L t + e`, a system `M (dx, dy, ds) = (a, c, e)` is
+is symmetric, and with `dy = U L t - e`, a system `M (dx, dy, dv) = (a, c, e)` is
 
-    K [dx; t] = [a - A'e; L U'(c - e)],    ds = c - A dx,
+    K [dx; t] = [a + A'e; L U'(c + e)],    dv = dy - c + A dx.
 
-and a transposed one, `M' (w, u, h) = (a, c, e)`, with `D h = -U L t`,
-
-    K [w; t] = [a - A'e; L U'c],    u = e + U L t,    h = c - A w - U L t.
-
-So one factorisation of `K` serves tangents and cotangents. A right-hand side of zero has
-the solution zero, whatever `M` is: where there is no solution of the problem, and `M` is
-NaN, a cotangent of zero is no question about it.
+A right-hand side of zero has the solution zero, whatever `M` is: where there is no
+solution of the problem, and `M` is NaN, a cotangent of zero is no question about it.
 """
 
 from collections.abc import Callable
@@ -30,7 +26,8 @@ from . import _traced
 from ._compiled import in_programs
 from ._differentiate import linearise, Smoothing, Values
 from ._problem import eigenvectors
-from .cones import ConeJacobian, ProductCone
+from ._structure_base import AbstractStructure
+from .cones import ConeJacobian
 from .kkt import KKTOperator
 from .linear_solve import FrozenSolver
 from .sparsity import SparseMatrix
@@ -84,37 +81,33 @@ class Point(eqx.Module):
             return ConeJacobian(lam, eigenvectors(self.structure.dual_cone, frames))
         return self.state[0].jacobian
 
-    def solve(self, right: Array, transposed: bool) -> Float[Array, " unknowns"]:
-        """The solution of the system with `M`, or its transpose."""
+    def solve(self, right: Array) -> Float[Array, " unknowns"]:
+        """The solution of the system with `M`."""
         if isinstance(self.state, _traced.State):
             matrices = self.P, self.A
-            return _traced.solve(self._call, self.state, matrices, right, transposed)
+            return _traced.solve(self._call, self.state, matrices, right)
         kkt, state = self.state
 
         def solve(upper: Array, dual: Array) -> Any:
             return kkt.solve(upper, dual, self.solver.thaw(), state)
 
-        return solve_by(solve, self.structure.A_matrix(self.A), right, transposed)
+        return solve_by(solve, self.structure.A_matrix(self.A), right)
 
 
 def solve_by(
-    solve: Callable[[Array, Array], Any],
-    A: SparseMatrix,
-    right: Array,
-    transposed: bool,
+    solve: Callable[[Array, Array], Any], A: SparseMatrix, right: Array
 ) -> Array:
-    """The solution of the system, or of the transposed one, by `w` and `U L t` of `K`.
+    """The solution of the system, by `dx` and `U L t` of `K`.
 
     **Arguments:**
 
     - `solve`: these from the two parts of the right-hand side.
     """
     a, c, e = split(right, A.pattern.shape[1])
-    upper, dual = a - A.transpose_mv(e), c if transposed else c - e
-    w, u, *_ = solve(upper, dual)
-    h = c - A.mv(w)
-    parts = jnp.concatenate([w, e + u, h - u if transposed else h])
-    return jnp.where(jnp.any(right != 0), parts, 0)
+    dx, u, *_ = solve(a + A.transpose_mv(e), c + e)
+    dy = u - e
+    unknowns = jnp.concatenate([dx, dy, dy - c + A.mv(dx)])
+    return jnp.where(jnp.any(right != 0), unknowns, 0)
 
 
 # Compiled by itself, with its constants: under `jax.shard_map` constants inside of a
@@ -124,20 +117,40 @@ def multiply_by(
     unknowns: Array,
     P: Array,
     A: Array,
-    v: Array,
-    bend: ConeJacobian | ProductCone | None,
+    bend: Callable[[Array], Array],
     *,
     structure: AbstractQCPStructure,
 ) -> Array:
-    """`M` at `v = y - s` times a vector; with `bend` for the derivative of the
-    projection, or for the cone, if it is given.
+    """`M` times a vector.
+
+    **Arguments:**
+
+    - `bend`: the product with `D`, a PyTree.
     """
-    dx, dy, ds = split(unknowns, structure.n)
+    dx, dy, dv = split(unknowns, structure.n)
     A_matrix = structure.A_matrix(A)
-    if isinstance(bend, ConeJacobian):
-        bent = bend.mv(dy - ds)
-    else:
-        cone = structure.dual_cone if bend is None else bend
-        bent = cone.differential(v, dy - ds)
     upper = structure.P_mv(P, dx) + A_matrix.transpose_mv(dy)
-    return jnp.concatenate([upper, A_matrix.mv(dx) + ds, dy - bent])
+    return jnp.concatenate([upper, A_matrix.mv(dx) + dy - dv, bend(dv) - dy])
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def bend_by(
+    structure: AbstractStructure, D: ConeJacobian, v: Array, vector: Array
+) -> Array:
+    """`D vector`, where `D` is known. Its derivative in `v` is that of
+    [`diffqcp.cones.AbstractCone.differential`][], whose formulas are traced only where
+    they are needed: for derivatives of second order. (JAX never transposes it, as `M` is
+    symmetric: that would lose the rule.)
+    """
+    return D.mv(vector)
+
+
+@bend_by.defjvp
+def _bend_by_jvp(
+    structure: AbstractStructure,
+    primals: tuple[ConeJacobian, Array, Array],
+    tangents: tuple[ConeJacobian, Array, Array],
+) -> tuple[Array, Array]:
+    differential = structure.dual_cone.differential
+    _, moved = jax.jvp(differential, primals[1:], tangents[1:])
+    return bend_by(structure, *primals), moved

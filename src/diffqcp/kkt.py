@@ -107,20 +107,13 @@ class KKTOperator(lx.AbstractLinearOperator, Generic[_Matrix]):
 
         For it `w` and `u = U L t` are the solution of
 
-            P w + A'u = a,    A w + h = c,    u - D (u - h) = e
+            P w + A'u = a,    A w + u - h = c,    D h - u = e
 
-        at `a = upper`, `c = dual`, `e = 0`, which has no roots of eigenvalues, and is
-        linear in the right-hand side, also where a failed solve is replaced. In general
+        at `a = upper`, `c = dual`, `e = 0`, which is symmetric, has no roots of
+        eigenvalues, and is linear in the right-hand side, also where a failed solve is
+        replaced. In general
 
-            K [w; t] = [a - A'e; L U'(c - e)],    u = e + U L t,    h = c - A w,
-
-        and the transposed system, with `h` for the multiplier of the third equation,
-
-            P w + A'u = a,    A w + (I - D) h = c,    u + D h = e,
-
-        has with `D h = -U L t` the solution
-
-            K [w; t] = [a - A'e; L U'c],    u = e + U L t,    h = c - A w - U L t.
+            K [w; t] = [a + A'e; L U'(c + e)],    u = U L t - e,    h = u - c + A w.
 
         **Arguments:**
 
@@ -141,31 +134,25 @@ class KKTOperator(lx.AbstractLinearOperator, Generic[_Matrix]):
         def multiply(unknowns):
             w, u, h = split(unknowns)
             upper = self.P.mv(w) + self.A.transpose_mv(u)
-            return jnp.concatenate([upper, self.A.mv(w) + h, u - bend(u - h)])
+            return jnp.concatenate([upper, self.A.mv(w) + u - h, bend(h) - u])
 
         def reduced(upper, dual):
             w, u, solved = constant.solve(upper, dual, solver, state)
             w, u = check((w, u), solved)
             return w, u, solved
 
-        def where_asked(right, *parts):
-            # Zero has the solution zero, also where the matrix is not even finite.
-            return jnp.where(jnp.any(right != 0), jnp.concatenate(parts), 0)
-
         def solve(_, right):
             a, c, e = split(right)
-            w, u, solved = reduced(a - constant.A.transpose_mv(e), c - e)
-            return where_asked(right, w, e + u, c - constant.A.mv(w)), solved
-
-        def solve_transposed(_, right):
-            a, c, e = split(right)
-            w, u, solved = reduced(a - constant.A.transpose_mv(e), c)
-            return where_asked(right, w, e + u, c - constant.A.mv(w) - u), solved
+            w, u, solved = reduced(a + constant.A.transpose_mv(e), c + e)
+            u = u - e
+            unknowns = jnp.concatenate([w, u, u - c + constant.A.mv(w)])
+            # Zero has the solution zero, also where the matrix is not even finite.
+            return jnp.where(jnp.any(right != 0), unknowns, 0), solved
 
         # One vector: JAX wants all of a right-hand side to be linear, and not a part.
         right = jnp.concatenate([upper, dual, jnp.zeros_like(dual)])
         unknowns, solved = jax.lax.custom_linear_solve(
-            multiply, right, solve, solve_transposed, has_aux=True
+            multiply, right, solve, solve, symmetric=True, has_aux=True
         )
         w, u, _ = split(unknowns)
         return w, u, solved

@@ -22,6 +22,7 @@ from .._implicit import somewhere
 from .._newton import newton_along
 from .._scaling import equilibrate
 from .._structure_base import LocalData
+from .._unknowns import bend_by
 from ..derivative import Solution
 from ..forward import Status
 from ..linear_solve import AutoSolver, FrozenSolver, LSMR
@@ -147,7 +148,7 @@ def _locate_jvp(
 
     dx, dy, _ = kkt.solve_for_jax(
         *(-r1, r2, solver, linearised.state, known),
-        bend=lambda moved: structure.dual_cone.differential(y - s, moved),
+        bend=lambda moved: bend_by(structure, kkt.jacobian, y - s, moved),
     )
     moved = dx, dy, r2 - kkt.A.mv(dx)
     still = (jnp.zeros_like(part) for part in found[3:])
