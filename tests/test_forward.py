@@ -158,6 +158,6 @@ def test_default_solver(monkeypatch):
     few = Proximal if compiled else Clarabel
     assert default({"z": 1, "l": 2}, 3) is few
     assert default({"ep": 1, "q": [3]}, 6) is few
-    assert default({"ep": 30, "ed": 30}, 180) is Clarabel
+    assert default({"ep": 110, "ed": 110}, 660) is Clarabel
     monkeypatch.setattr(solver, "in_programs", lambda *_: False)
     assert default({"z": 1, "l": 2}, 3) is Clarabel

@@ -67,7 +67,7 @@ def search(
     begin = (q, b, b) if start is None else start  # whatever has these shapes, if none
     there = np.full((batch.size, 1), start is not None)
     candidate = n, m, m, 4
-    best = batch(extension().find_batch, (*data, *begin, there), *candidate)
+    best: Any = batch(extension().find_batch, (*data, *begin, there), *candidate)
     for solver in (forward, other):
         settled = best[3][:, 0] == 0
         if solver is None or settled.all():
@@ -75,8 +75,12 @@ def search(
         sizes = (part.shape[1] for part in data)
         parts: Any = batch(extension().equilibrate_batch, data, *sizes, n, m, 1)
         scaled, units = parts[:4], Scaling(*parts[4:])
-        point: Any = best[:3] if start is None else units.scale(start)
-        found = solver.solve_batch(batch.structure, scaled, Start(point, settled))
+        first = None  # who is asked first without a start gets none
+        if start is not None:
+            first = Start(units.scale(start), settled)
+        elif solver is other:
+            first = Start((best[0], best[1], best[2]), settled)
+        found = solver.solve_batch(batch.structure, scaled, first)
         best = batch(extension().improve_batch, (*data, *best, *found), *candidate)
     x, y, s, report = best
     status, iterations = report[:, 1:3].astype(np.int32).T

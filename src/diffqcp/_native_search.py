@@ -31,8 +31,12 @@ def search(
     ) -> _traced.Candidate:
         scaled, units = _traced.equilibrate(call, data)
         x, y, s, report = best
-        begin = (x, y, s) if start is None else Scaling(*units).scale(start)
-        found = solver.solve(call.structure, scaled, Start(begin, report[0] == 0))
+        first = None  # who is asked first without a start gets none
+        if start is not None:
+            first = Start(Scaling(*units).scale(start), report[0] == 0)
+        elif solver is other:
+            first = Start((x, y, s), report[0] == 0)
+        found = solver.solve(call.structure, scaled, first)
         return _traced.improve(call, data, best, found)
 
     best = _traced.find(call, data, start)

@@ -1,6 +1,6 @@
 """Problems in units of their own, so that solvers and tolerances see numbers near one."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +37,10 @@ class Scaling(NamedTuple):
         P, A = structure.scaled(P, A, self.rows, self.cols)
         return P, A, self.cols * q / self.unit, self.rows * b / self.unit
 
-    def scale(self, solution: Solution) -> Solution:
-        """From a solution of the problem to that of the scaled one."""
+    def scale(self, solution: Any) -> Any:
+        """From a solution of the problem to that of the scaled one, by JAX or by NumPy as
+        the arrays are.
+        """
         x, y, s = (part / self.unit for part in solution)
         return x / self.cols, y / self.rows, s * self.rows
 
