@@ -114,10 +114,13 @@ def test_same_as_jax(dims, monkeypatch):
     assert worst(numbers(traced), numbers(tangents)) < close
 
 
+MANY = {"z": 1, "l": 2, "q": [3], "s": [2], "ep": 1, "p": [0.4, -0.7]}
+
+
 @pytest.mark.parametrize(
     ("dims", "dtype", "smoothing"),
     [
-        ({"l": 2, "q": [3], "s": [2], "ep": 1, "p": [0.4, -0.7]}, np.float64, 0.0),
+        (MANY, np.float64, 0.0),
         ({"z": 1, "l": 4, "q": [3]}, np.float32, 1e-2),
     ],
     ids=["float64", "float32"],
