@@ -106,9 +106,15 @@ def _strip(x, theta):
 def test_a_batch_with_items_that_are_no_solutions():
     """`x0 = -1/2` where the constraint on `x1` is active."""
     at = Program(_bent, _strip, {"l": 2}, solve_method="jax-lsmr").at
-    theta = np.array([[1.0, -1.0], [np.nan, 1.0], [1.0, -1.0], [1.0, -1.0]])
-    x = np.array([[-0.5, 1.0], [0.0, 0.0], [-0.4, 1.0], [-0.5, 1.0]])
-    y = np.array([[2.5, 0.0], [0.0, 0.0], [2.5, 0.0], [2.5, -1.0]])
+    items = [
+        # theta, x, y, status
+        ((1.0, -1.0), (-0.5, 1.0), (2.5, 0.0), Status.SOLVED),
+        ((np.nan, 1.0), (0.0, 0.0), (0.0, 0.0), Status.NOT_FINITE),
+        ((1.0, -1.0), (-0.4, 1.0), (2.5, 0.0), Status.INACCURATE),
+        ((1.0, -1.0), (-0.5, 1.0), (2.5, -1.0), Status.WRONG_SIGN),
+        ((1.0, -1.0), (0.0, 0.0), (0.0, 0.0), Status.SADDLE_POINT),
+    ]
+    *given, expected = (np.array(part) for part in zip(*items, strict=True))
 
     @jax.jit
     @jax.vmap
@@ -119,12 +125,39 @@ def test_a_batch_with_items_that_are_no_solutions():
 
         return jax.grad(loss, has_aux=True)(given[0])
 
-    slopes, status = gradient(theta, x, y)
-    wrong = [Status.NOT_FINITE, Status.INACCURATE, Status.WRONG_SIGN]
-    np.testing.assert_array_equal(status, [Status.SOLVED, *wrong])
+    slopes, status = gradient(*given)
+    np.testing.assert_array_equal(status, expected)
     # y0 = theta0 / 2 - 2 theta1, as x0 = -x1 / 2.
     np.testing.assert_allclose(slopes[0], [0.5, -2], atol=1e-11)
     assert np.isnan(slopes[1:]).any(axis=1).all()
+
+
+@pytest.mark.parametrize("least", [1.0, 1e-4, -1e-3, -1.0])
+def test_a_saddle_point_among_many_directions(least):
+    """The curvature along the constraints is from `least` to one, and negative across
+    them, which the constraints hide.
+    """
+    n, m = 60, 20
+    rng = np.random.default_rng(0)
+    columns = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    along, across = columns[:, m:], columns[:, :m]
+    mixed = along @ rng.normal(size=(n - m, m)) @ across.T
+    curvature = np.append(np.geomspace(1e-4, 1, n - m - 1), least)
+    H = (along * curvature) @ along.T - 2 * across @ across.T + mixed + mixed.T
+    A = rng.normal(size=(m, m)) @ across.T
+
+    def status(solve_method):
+        def f(x, theta):
+            return x @ (H @ x) / 2
+
+        def c(x, theta):
+            return A @ x
+
+        program = Program(f, c, {"z": m}, solve_method=solve_method)
+        return program.at(0.0, np.zeros(n), np.zeros(m), throw=False).status
+
+    expected = Status.SOLVED if least > 0 else Status.SADDLE_POINT
+    assert status("jax-lsmr") == status("jax-lu") == expected
 
 
 def test_lsmr_that_does_not_converge_gives_no_numbers():

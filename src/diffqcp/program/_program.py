@@ -167,10 +167,11 @@ class Program(eqx.Module):
         **Returns:** a [`diffqcp.program.ProgramSolution`][]. Its status is `INACCURATE`
         if the first-order conditions do not hold, `WRONG_SIGN` if multipliers are not in
         `K*`, `SADDLE_POINT` if the objective decreases along the constraints in second
-        order (which is not looked at where there are only products, nor in sparse
-        programs with very full rows), `WRONG_PATTERN` if a pattern leaves out
-        derivatives, `NUMERICAL_TROUBLE` if multipliers could not be estimated, and
-        `NOT_FINITE`.
+        order, `WRONG_PATTERN` if a pattern leaves out derivatives, `NUMERICAL_TROUBLE` if
+        multipliers could not be estimated, and `NOT_FINITE`. (Negative curvature within
+        1e-6 of zero, relative to the largest, is taken for none. Where there are only
+        products, and in sparse programs with very full rows, it is not found if the
+        condition of the active constraints is 1e5 or more.)
 
         **Raises:** `TypeError` or `ValueError`, naming the argument, for shapes that do
         not fit together.
