@@ -60,11 +60,13 @@ inline void pull_back(const Problem& problem, const double* x, const double* y,
   for (Index k = 0; k < problem.m; ++k) out.b[k] = cotangent.s[k] + answer.u[k];
   for (Index j = 0; j < problem.n; ++j) out.q[j] = -w[j];
   const Places &P = problem.P, &A = problem.A;
-  if (A.ordered()) {
-    const double *line[] = {A.by_rows() ? y : w, A.by_rows() ? out.b : x};
-    const double *other[] = {A.by_rows() ? w : y, A.by_rows() ? x : out.b};
-    A.for_each_stretch([&](Index i, Index, Index count, size_t entry) {
-      combine(count, -line[0][i], other[0], -line[1][i], other[1], out.A + entry);
+  if (A.stretched()) {
+    const double *line[] = {A.by_rows ? y : w, A.by_rows ? out.b : x};
+    const double *other[] = {A.by_rows ? w : y, A.by_rows ? x : out.b};
+    A.for_each_stretch([&](const Stretch& stretch, size_t entry) {
+      const auto [i, first, count] = stretch;
+      combine(count, -line[0][i], other[0] + first, -line[1][i], other[1] + first,
+              out.A + entry);
     });
   } else {
     for (size_t k = 0; k < A.count(); ++k) {
@@ -74,7 +76,8 @@ inline void pull_back(const Problem& problem, const double* x, const double* y,
   }
   if (P.ordered()) {
     const double weight = P.whole() ? 0.5 : 1;
-    P.for_each_stretch([&](Index i, Index first, Index count, size_t entry) {
+    P.for_each_stretch([&](const Stretch& stretch, size_t entry) {
+      const auto [i, first, count] = stretch;
       combine(count, -weight * w[i], x + first, -weight * x[i], w + first, out.P + entry);
       out.P[entry + i - first] = -w[i] * x[i];
     });

@@ -51,6 +51,39 @@ inline void add_multiple(Index size, double factor, const double* a, double* c) 
   for (Index i = 0; i < size; ++i) c[i] += factor * a[i];
 }
 
+// Entries of a row of a matrix, or of a column, that follow each other.
+struct Stretch {
+  Index line, first, count;
+};
+
+// y += A x for a matrix with these entries in its rows.
+DIFFQCP_VECTORISED
+inline void add_dots(const std::vector<Stretch>& stretches, const double* A, const double* x,
+                     double* y) {
+  for (const Stretch& stretch : stretches) {
+    const double* other = x + stretch.first;
+    double sums[4] = {};
+    Index k = 0;
+    for (; k + 4 <= stretch.count; k += 4)
+      for (Index i = 0; i < 4; ++i) sums[i] += A[k + i] * other[k + i];
+    for (; k < stretch.count; ++k) sums[0] += A[k] * other[k];
+    y[stretch.line] += (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    A += stretch.count;
+  }
+}
+
+// y += A'x for a matrix with these entries in its rows.
+DIFFQCP_VECTORISED
+inline void add_multiples(const std::vector<Stretch>& stretches, const double* A,
+                          const double* x, double* y) {
+  for (const Stretch& stretch : stretches) {
+    const double factor = x[stretch.line];
+    double* other = y + stretch.first;
+    for (Index k = 0; k < stretch.count; ++k) other[k] += factor * A[k];
+    A += stretch.count;
+  }
+}
+
 DIFFQCP_VECTORISED
 inline double dot_many(Index size, const double* a, const double* b) {
   double sum[4] = {0, 0, 0, 0};

@@ -31,22 +31,32 @@ struct Places {
 
   Indices rows, cols;
   Index height = 0, width = 0;
+  // The entries, if enough of them follow each other in rows, or else in columns.
+  std::vector<Stretch> stretches;
+  bool by_rows = true;
   Order order = Order::kAny;
 
   Places() = default;
   Places(Indices of_rows, Indices of_cols, Index m, Index n)
       : rows(std::move(of_rows)), cols(std::move(of_cols)), height(m), width(n),
-        order(find_order()) {}
+        stretches(find_stretches(rows, cols)) {
+    std::vector<Stretch> in_columns = find_stretches(cols, rows);
+    by_rows = stretches.size() <= in_columns.size();
+    if (!by_rows) stretches = std::move(in_columns);
+    order = find_order();
+    if (order == Order::kAny && stretches.size() > count() / kShort) stretches.clear();
+    stretches.shrink_to_fit();
+  }
 
   size_t count() const { return rows.size(); }
+  bool stretched() const { return !stretches.empty(); }
   bool ordered() const { return order != Order::kAny; }
   bool whole() const { return order == Order::kRows || order == Order::kCols; }
-  bool by_rows() const { return order == Order::kRows || order == Order::kUpperRows; }
 
   // y += A x, and y += A'x.
   void add_product(const double* A, const double* x, double* y) const {
-    if (order == Order::kRows) return add_dots(height, width, A, x, y);
-    if (order == Order::kCols) return add_multiples(width, height, A, x, y);
+    if (stretched()) return by_rows ? add_dots(stretches, A, x, y)
+                                    : add_multiples(stretches, A, x, y);
     for (size_t k = 0; k < rows.size();) {
       const Index row = rows[k];
       double sum = 0;
@@ -55,8 +65,8 @@ struct Places {
     }
   }
   void add_transposed(const double* A, const double* x, double* y) const {
-    if (order == Order::kRows) return add_multiples(height, width, A, x, y);
-    if (order == Order::kCols) return add_dots(width, height, A, x, y);
+    if (stretched()) return by_rows ? add_multiples(stretches, A, x, y)
+                                    : add_dots(stretches, A, x, y);
     for (size_t k = 0; k < rows.size(); ++k) y[cols[k]] += A[k] * x[rows[k]];
   }
 
@@ -71,19 +81,13 @@ struct Places {
     }
   }
 
-  // Calls body(i, first, count, entry) for the entries in row i, or if the order is that of
-  // columns in column i, which follow each other and begin with the place `first`.
+  // Calls body(stretch, entry), with the place of the first of its entries.
   template <typename Body>
   void for_each_stretch(const Body& body) const {
-    const Index lines = by_rows() ? height : width, length = by_rows() ? width : height;
     size_t entry = 0;
-    for (Index i = 0; i < lines; ++i) {
-      const Index first = order == Order::kUpperRows ? i : 0;
-      const Index count = whole() ? length
-                          : order == Order::kUpperRows ? length - i
-                                                       : i + 1;
-      body(i, first, count, entry);
-      entry += count;
+    for (const Stretch& stretch : stretches) {
+      body(stretch, entry);
+      entry += stretch.count;
     }
   }
 
@@ -100,30 +104,33 @@ struct Places {
   }
 
  private:
-  static void add_dots(Index lines, Index length, const double* A, const double* x,
-                       double* y) {
-    for (Index i = 0; i < lines; ++i, A += length) y[i] += dot(length, A, x);
-  }
-  static void add_multiples(Index lines, Index length, const double* A, const double* x,
-                            double* y) {
-    for (Index i = 0; i < lines; ++i, A += length) add_multiple(length, x[i], A, y);
+  static constexpr size_t kShort = 4;  // entries of a stretch, on average
+
+  static std::vector<Stretch> find_stretches(const Indices& lines, const Indices& others) {
+    std::vector<Stretch> found;
+    for (size_t k = 0; k < lines.size(); ++k) {
+      const bool follows = k > 0 && lines[k] == lines[k - 1] && others[k] == others[k - 1] + 1;
+      if (!follows) found.push_back({lines[k], others[k], 0});
+      ++found.back().count;
+    }
+    return found;
   }
 
-  Order find_order() {
-    for (Order candidate :
-         {Order::kRows, Order::kCols, Order::kUpperRows, Order::kUpperCols}) {
-      order = candidate;
-      const Indices &lines = by_rows() ? rows : cols, &others = by_rows() ? cols : rows;
-      size_t stored = 0;
-      bool fits = whole() || height == width;
-      for_each_stretch([&](Index i, Index first, Index length, size_t entry) {
-        stored += length;
-        fits = fits && stored <= count();
-        for (Index k = 0; fits && k < length; ++k)
-          fits = lines[entry + k] == i && others[entry + k] == first + k;
-      });
-      if (fits && stored == count() && stored > 0) return candidate;
+  Order find_order() const {
+    const Index lines = by_rows ? height : width, length = by_rows ? width : height;
+    if (stretches.empty() || stretches.size() != static_cast<size_t>(lines))
+      return Order::kAny;
+    // Of the triangle above the diagonal, rows end and columns begin with the matrix.
+    bool all = true, triangle = height == width;
+    for (Index i = 0; i < lines; ++i) {
+      const auto [line, first, count] = stretches[i];
+      if (line != i || first + count > length) return Order::kAny;
+      all = all && first == 0 && count == length;
+      triangle = triangle && (by_rows ? first == i && first + count == length
+                                      : first == 0 && count == i + 1);
     }
+    if (all) return by_rows ? Order::kRows : Order::kCols;
+    if (triangle) return by_rows ? Order::kUpperRows : Order::kUpperCols;
     return Order::kAny;
   }
 };

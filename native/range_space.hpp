@@ -30,8 +30,8 @@ inline void fill_P(const Problem& problem, const double* P, double shift, double
   if (problem.P.whole()) {
     std::copy(P, P + place(n, 0, n), out);
   } else if (problem.P.order == Places::Order::kUpperCols) {
-    problem.P.for_each_stretch([&](Index i, Index, Index count, size_t entry) {
-      std::copy(P + entry, P + entry + count, out + place(i, 0, n));
+    problem.P.for_each_stretch([&](const Stretch& stretch, size_t entry) {
+      std::copy(P + entry, P + entry + stretch.count, out + place(stretch.line, 0, n));
     });
   } else {
     std::fill(out, out + place(n, 0, n), 0.0);

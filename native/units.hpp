@@ -46,12 +46,13 @@ struct Scaling {
   static void multiply(const Places& places, const std::vector<double>& left,
                        const double* values, const std::vector<double>& right,
                        double* out) {
-    if (places.ordered()) {
-      const std::vector<double> &line = places.by_rows() ? left : right,
-                                &other = places.by_rows() ? right : left;
-      places.for_each_stretch([&](Index i, Index first, Index count, size_t entry) {
-        for (Index k = 0; k < count; ++k)
-          out[entry + k] = line[i] * values[entry + k] * other[first + k];
+    if (places.stretched()) {
+      const std::vector<double> &line = places.by_rows ? left : right,
+                                &other = places.by_rows ? right : left;
+      places.for_each_stretch([&](const Stretch& stretch, size_t entry) {
+        for (Index k = 0; k < stretch.count; ++k)
+          out[entry + k] =
+              line[stretch.line] * values[entry + k] * other[stretch.first + k];
       });
       return;
     }
@@ -74,12 +75,13 @@ inline void grow(double& largest, double value) { largest = std::max(largest, va
 inline void grow_by(const Places& places, const double* values,
                     const std::vector<double>& rows, const std::vector<double>& cols,
                     std::vector<double>& of_rows, std::vector<double>& of_cols) {
-  if (places.ordered()) {
-    const std::vector<double> &line = places.by_rows() ? rows : cols,
-                              &other = places.by_rows() ? cols : rows;
-    std::vector<double> &of_line = places.by_rows() ? of_rows : of_cols,
-                        &of_other = places.by_rows() ? of_cols : of_rows;
-    places.for_each_stretch([&](Index i, Index first, Index count, size_t entry) {
+  if (places.stretched()) {
+    const std::vector<double> &line = places.by_rows ? rows : cols,
+                              &other = places.by_rows ? cols : rows;
+    std::vector<double> &of_line = places.by_rows ? of_rows : of_cols,
+                        &of_other = places.by_rows ? of_cols : of_rows;
+    places.for_each_stretch([&](const Stretch& stretch, size_t entry) {
+      const auto [i, first, count] = stretch;
       grow(of_line[i], grow_row(count, line[i], values + entry, other.data() + first,
                                 of_other.data() + first));
     });

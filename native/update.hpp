@@ -1,7 +1,7 @@
 // What a panel of a left-looking factorisation gets from earlier supernodes: L_e diag(d)
-// L_e' is subtracted from its columns. Supernodes of few columns whose rows are most of
-// those of the panel are collected, and subtracted in one product: that is what rows of a
-// dense matrix become.
+// L_e' is subtracted from its columns. Supernodes of few columns whose rows nearly follow
+// each other in the panel are collected, and subtracted in one product: that is what rows
+// of a dense matrix become.
 #pragma once
 
 #include <algorithm>
@@ -52,7 +52,8 @@ class Updates {
     const Index tall = stride - from, wide = to - from;
     const int64_t area = static_cast<int64_t>(tall) * wide;
     const double* block = earlier + from;
-    const int64_t whole = static_cast<int64_t>(height_) * width_;
+    const int64_t whole = static_cast<int64_t>(end_of(rows, stride) - position_[rows[from]]) *
+                          (end_of(rows, to) - position_[rows[from]]);
     if (whole >= kTiny && 2 * area >= whole && rank < most_) {
       collect(block, stride, rank, d, rows + from, tall, wide);
     } else if (area * rank < kSmall) {
@@ -65,17 +66,23 @@ class Updates {
   // Subtracts what has been collected.
   void finish() {
     if (collected_ > 0)
-      subtract_lower(gemm_, height_, width_, collected_, left_.data(), height_,
-                     right_.data(), width_, panel_, height_);
+      subtract_lower(gemm_, below_ - above_, right_of_ - above_, collected_,
+                     left_.data() + above_, height_, right_.data() + above_, width_,
+                     panel_ + above_ * (int64_t{height_} + 1), height_);
     collected_ = 0;
   }
 
  private:
   // Below this many multiplications calling BLAS costs more than it saves.
   static constexpr int64_t kSmall = 8192;
-  // Panels with fewer entries are not collected for.
+  // For blocks with fewer entries nothing is collected.
   static constexpr int64_t kTiny = 256;
   static constexpr int64_t kBuffer = 1 << 18;
+
+  // One more than the place in the panel of the last of these rows.
+  Index end_of(const Index* rows, Index count) const {
+    return position_[rows[count - 1]] + 1;
+  }
 
   // Columns of zeros are those of constraints that are not active.
   static bool is_zero(const double* column, Index count) {
@@ -84,6 +91,14 @@ class Updates {
 
   void collect(const double* block, Index stride, Index rank, const double* d,
                const Index* rows, Index tall, Index wide) {
+    const Index first = position_[rows[0]], last = end_of(rows, tall);
+    const int64_t tallest = std::max(below_, last) - std::min(above_, first);
+    // What is collected for other rows would have to be padded with zeros.
+    if (collected_ > 0 && tallest > 2 * std::max(below_ - above_, last - first)) finish();
+    if (collected_ == 0) above_ = height_, below_ = right_of_ = 0;
+    above_ = std::min(above_, first);
+    below_ = std::max(below_, last);
+    right_of_ = std::max(right_of_, end_of(rows, wide));
     left_.resize(std::max<size_t>(left_.size(), most_ * height_));
     right_.resize(std::max<size_t>(right_.size(), most_ * width_));
     for (Index k = 0; k < rank; ++k) {
@@ -181,6 +196,7 @@ class Updates {
   double* panel_ = nullptr;
   Index width_ = 0, height_ = 0, begin_ = 0;
   Index most_ = 0, collected_ = 0;  // columns that are collected at a time, and are now
+  Index above_ = 0, below_ = 0, right_of_ = 0;  // where the rows and columns of these are
   std::vector<double> left_, right_, work_;
 };
 
