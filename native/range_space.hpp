@@ -185,7 +185,7 @@ class RangeSpace {
   Room root_, rows_, gram_;                 // L, V, and the lower triangle of V V'
   std::vector<double> turned_;              // U'V V'U, if U is not the unit matrix
   Indices active_;                          // the coordinates with lam > 0
-  std::vector<double> left_;                // the factor of the matrix for these
+  Room left_;                               // the factor of the matrix for these
 };
 
 // For one D, in memory that somebody keeps.

@@ -10,6 +10,7 @@
 
 #include "newton.hpp"
 #include "proximal.hpp"
+#include "room.hpp"
 #include "units.hpp"
 
 namespace diffqcp {
@@ -117,7 +118,7 @@ class Search {
   const Problem& problem_;
   Polishing polishing_;
   Data<const double> given_;
-  std::vector<double> P_, A_, q_, b_;  // in units of its own
+  Room P_, A_, q_, b_;  // in units of its own
   Scaling units_;
 };
 

@@ -14,6 +14,7 @@
 #include "newton.hpp"
 #include "parallel.hpp"
 #include "proximal.hpp"
+#include "room.hpp"
 #include "search.hpp"
 #include "units.hpp"
 
@@ -376,6 +377,7 @@ ffi::Error compute(ffi::ThreadPool pool, Call* call, ffi::RemainingArgs args,
   }
   for (size_t k = 0; k < out.size(); ++k) {
     const ffi::AnyBuffer buffer = **rets.get<ffi::AnyBuffer>(k);
+    prefer_huge_pages(buffer.untyped_data(), buffer.size_bytes());
     outputs.emplace_back(buffer, out[k], batch);
     if (!outputs.back().fits()) return misfit("result", k);
     targets.emplace_back(buffer.dimensions(), batch);
