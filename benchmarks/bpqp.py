@@ -2,7 +2,7 @@
 
     python -m benchmarks.bpqp [--sizes 100x20,500x100,3000x1000,5000x2000]
         [--families QP,LP,SOCP] [--rivals diffcp\\ lsqr,qpax] [--budget 600]
-        [--out bpqp.json]
+        [--rounds 1] [--out bpqp.json]
 
 (Pan et al., "BPQP: A Differentiable Convex Optimization Framework for Efficient
 End-to-End Learning", NeurIPS 2024, tables 1 and 2: QP 3.5 and 57 ms, LP 3.0 and 32 ms,
@@ -12,7 +12,9 @@ inequalities too, half of them active, LPs have `x >= 0`, SOCPs a ball. One thre
 truth about the gradient, with respect to `q` and `b`, is that of `benchmarks.reference`,
 or where that would take too long, of one dense factorisation of the active constraints'
 system. Each package has a process of its own, which is ended when its budget, in seconds,
-is used up. Printed are the medians, the cosine similarity, and one less it.
+is used up. Printed are the medians, the cosine similarity, and one less it. The speed of
+some machines changes within a minute: in several rounds all packages are measured one
+after the other, again and again, and the fastest median of each is printed.
 """
 
 import argparse
@@ -268,6 +270,7 @@ def main() -> None:
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--rivals", default=",".join(RIVALS))
     parser.add_argument("--budget", type=float, default=600)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -283,13 +286,24 @@ def main() -> None:
         for size in options.sizes.split(","):
             if family != "QP" and sum(map(int, size.split("x"))) > _LARGE:
                 continue  # not in the tables
-            for name in [*OURS, *filter(None, options.rivals.split(","))]:
-                found = apart(family, size, name, options.budget)
+            names = [*OURS, *filter(None, options.rivals.split(","))]
+            fastest: dict[str, dict[str, Any]] = {}
+            for _ in range(options.rounds):
+                for name in names:
+                    if "reason" in fastest.get(name, {}):
+                        continue
+                    found = apart(family, size, name, options.budget)
+                    fastest[name] = min(fastest.get(name, found), found, key=_time)
+            for name, found in fastest.items():
                 records.append({"problem": f"{family} {size}", "solver": name, **found})
                 print(row(records[-1]), flush=True)
     if options.out:
         report = {"environment": environment(), "records": records}
         options.out.write_text(json.dumps(report, indent=1))
+
+
+def _time(found: dict[str, Any]) -> float:
+    return found.get("both", float("inf"))
 
 
 def row(record: dict[str, Any]) -> str:

@@ -20,15 +20,17 @@ using Indices = std::vector<Index>;
 
 namespace detail {
 
-// Each number has a weight of its own, which is odd: one that is changed, or two
-// different ones that are swapped, show.
+// Two sums of 32 bits. In each, every number has a weight of its own, which is odd: one that
+// is changed, or two different ones that are swapped, show.
 DIFFQCP_VECTORISED
 inline uint64_t weighted_sum(const Index* values, int64_t count) {
-  uint64_t sum = 0;
-  uint32_t weight = 1;
-  for (int64_t k = 0; k < count; ++k, weight += 2)
-    sum += uint64_t{static_cast<uint32_t>(values[k])} * weight;
-  return sum;
+  constexpr uint32_t step = 2, other_step = 0x9E3779B2;
+  uint32_t sum = 0, other = 0, weight = 1, other_weight = 1;
+  for (int64_t k = 0; k < count; ++k, weight += step, other_weight += other_step) {
+    sum += static_cast<uint32_t>(values[k]) * weight;
+    other += static_cast<uint32_t>(values[k]) * other_weight;
+  }
+  return uint64_t{other} << 32 | sum;
 }
 
 }  // namespace detail

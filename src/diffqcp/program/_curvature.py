@@ -37,7 +37,11 @@ def is_saddle(structure: AbstractStructure, kkt: KKTOperator) -> Bool[Array, ""]
         return _fails_by_cholesky(kkt)
     if stored and covers_all(kkt):
         suspect = _fails_by_pivots(kkt)
-        return suspect & ~_search(kkt, suspect).done
+        return jax.lax.cond(
+            suspect,
+            lambda: suspect & ~_search(kkt, suspect).done,
+            lambda: jnp.zeros_like(suspect),
+        )
     # There are only products, or so many entries in rows and cones that none is squared.
     search = _search(kkt, jnp.asarray(True))
     return search.within & ~(search.curvature > 0)
@@ -133,7 +137,7 @@ def _search(kkt: KKTOperator, wanted: Bool[Array, ""]) -> _Search:
 
     **Arguments:**
 
-    - `wanted`: if False, nothing is done.
+    - `wanted`: if False, nothing is done. (In a batch all branches of a condition are.)
     """
     n, lam, norm = kkt.n, kkt.jacobian.eigenvalues, jnp.linalg.norm
     eps = float(jnp.finfo(lam.dtype).eps)
