@@ -105,13 +105,16 @@ class Draft {
         parts[Problem::kPCols].push_back(col);
         parts[Problem::kPWeights].push_back(row == col ? 1 : 2);
       }
-    for (Index i = 0; i < (by_rows ? m : n); ++i)
+    // Some lines are whole, so that there are stretches.
+    for (Index i = 0; i < (by_rows ? m : n); ++i) {
+      const bool all = whole || random.below(2) == 0;
       for (Index j = 0; j < (by_rows ? n : m); ++j) {
         const Index row = by_rows ? i : j, col = by_rows ? j : i;
-        if (!whole && random.below(2) == 0) continue;
+        if (!all && random.below(2) == 0) continue;
         parts[Problem::kARows].push_back(row);
         parts[Problem::kACols].push_back(col);
       }
+    }
   }
 
   template <typename Entry>
