@@ -68,7 +68,9 @@ def _fails_by_cholesky(kkt: KKTOperator) -> Bool[Array, ""]:
     rows = times(S, W).T
     mixed = times(W, rows)
     size = jnp.max(jnp.abs(S), initial=0)
-    across = times(W, times(times(rows, W) + size * jnp.eye(lam.size), W.T))
+    across = times(
+        W, times(times(rows, W) + size * jnp.eye(lam.size, dtype=lam.dtype), W.T)
+    )
     S = S - mixed - mixed.T + across + shift * jnp.eye(kkt.n, dtype=lam.dtype)
     return ~jnp.all(jnp.isfinite(cholesky(S)))
 
