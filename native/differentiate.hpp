@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -59,27 +61,28 @@ class Differentiation {
 
   Report vjp(const Solution<const double>& cotangent, const Data<double>& out) {
     Report report;
-    Answer answer;
+    std::optional<Answer> answer;
     // Neither right-hand side needs the solution of the other, and the first point is
-    // usually the last one, but for curved cones.
-    const bool at_once = problem_.zero + problem_.rays == problem_.m;
+    // usually the last one, but for curved cones. Where two are no cheaper than one after
+    // the other, the cotangent waits for the last point.
+    const bool flat = problem_.zero + problem_.rays == problem_.m;
     const auto adjoint = [&](Linearised& point) {
       return adjoint_system(problem_, point.A.data(), cotangent);
     };
     const auto solve = [&](Linearised& point, double enough) {
-      if (!at_once) return newton_step(point, enough);
+      answer.reset();
+      if (!flat || !point.takes_two()) return newton_step(point, enough);
       const std::vector<double> upper = adjoint(point);
       const auto [newton_upper, newton_dual] = point.newton();
-      auto [own, step] = point.solve_both(upper.data(), cotangent.y, newton_upper.data(),
-                                          newton_dual.data(), enough);
+      auto [own, step] = point.system().solve_both(
+          upper.data(), cotangent.y, newton_upper.data(), newton_dual.data());
       answer = std::move(own);
       return std::move(step);
     };
     const auto [point, stepped] = settle(solve, &report);
-    if (!stepped || !at_once)
-      answer = point->solve(adjoint(*point).data(), cotangent.y);
-    report.solved = answer.solved;
-    pull_back(problem_, x_.data(), y_.data(), cotangent, answer, out);
+    if (!stepped || !answer) answer = point->solve(adjoint(*point).data(), cotangent.y);
+    report.solved = answer->solved;
+    pull_back(problem_, x_.data(), y_.data(), cotangent, *answer, out);
     return report;
   }
 

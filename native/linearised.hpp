@@ -107,14 +107,8 @@ class Linearised {
     return system().solve(upper, dual, enough);
   }
 
-  std::pair<Answer, Answer> solve_both(const double* upper, const double* dual,
-                                       const double* other_upper,
-                                       const double* other_dual, double enough) {
-    if (!iterates_)
-      return system().solve_both(upper, dual, other_upper, other_dual, enough);
-    Answer answer = solve(upper, dual);
-    return {std::move(answer), solve(other_upper, other_dual, enough)};
-  }
+  // Whether two right-hand sides at once are cheaper than one after the other.
+  bool takes_two() { return !iterates_ && system().takes_two(); }
 
   // K, with factors that may be those of a point nearby.
   System& system() {

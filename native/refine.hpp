@@ -143,7 +143,7 @@ class Refinement {
     const Tolerances tolerances{0, 0, 50, false};
     std::vector<double> random = random_residual(), part;
     for (Index k = 0; k < n_; ++k) random[k] /= shift_[k];
-    null_part(steps_of_removal(rank.rate, tolerances), tolerances, kSolution, random, part);
+    null_part(steps_of_removal(rank.rate, tolerances), tolerances, 0, random, part);
     return part;
   }
 
@@ -248,7 +248,7 @@ class Refinement {
     while (steps > 0 && basis.size() <= NullSpace::kMost) {
       for (Index k = 0; k < n_; ++k) vector[k] = random() * units[k];
       const double size = norm(kSolution, vector);
-      null_part(steps, tolerances, kSolution, vector, part);
+      null_part(steps, tolerances, size, vector, part);
       for (Index k = 0; k < n_; ++k) vector[k] = part[k] / units[k];
       for (int repeat = 0; repeat < 2; ++repeat)
         for (const auto& unit : basis) NullSpace::subtract(unit, vector);
@@ -469,19 +469,21 @@ class Refinement {
 
   // The part of a solution z in the null space: M^-1 times the limit of (2) from E z, by the
   // form r - K M^-1 r, whose limit is M times an exact null vector whatever the factors are.
-  // The error is relative to z; or, for E z = r, to the part: K^-1 makes what is lost of a
-  // residual large. Where (2) is slow, (5) in docs/derivation.md takes its place.
-  void null_part(int steps, const Tolerances& tolerances, Units units,
+  // The error is relative to `whole`; or if that is zero to the part, for E z = r: K^-1 makes
+  // what is lost of a residual large. Where (2) is slow, (5) in docs/derivation.md takes its
+  // place. Where it stops as the errors of the factors are reached, `purify` goes on.
+  void null_part(int steps, const Tolerances& tolerances, double whole,
                  const std::vector<double>& vector, std::vector<double>& part) const {
+    constexpr double slow = 0.5, worth = 0.01;
     if (is_slow(steps, tolerances)) {
       part = vector;
       project_out(part);
       return;
     }
-    const double size = norm(kSolution, vector);
-    std::vector<double> residual(n_), image(n_);
+    std::vector<double> residual(n_), image(n_), old_residual(n_), old_image(n_);
     for (Index k = 0; k < n_; ++k) residual[k] = shift_[k] * vector[k];
     double last = 0;
+    bool tried = false;
     part.assign(n_, 0.0);
     for (int step = 0; step < steps; ++step) {
       part = residual;
@@ -489,26 +491,66 @@ class Refinement {
       factorisation_.multiply<1>(values_, part.data(), image.data());
       const double change = norm(kResidual, image), ratio = change / last;
       last = change;
-      const double whole = units == kSolution ? size : norm(kSolution, part);
-      if (ratio < 0.5 && change * ratio <= tolerances.tolerance / 2 * whole) return;
+      const double size = whole > 0 ? whole : norm(kSolution, part);
+      if (ratio < slow && change * ratio <= tolerances.tolerance / 2 * size) return;
+      if (step > 0 && !(ratio < slow) && !tried) {
+        tried = true;
+        std::vector<double> pure = part;
+        purify(pure);
+        if (is_null(pure)) {
+          part.swap(pure);
+          return;
+        }
+      }
+      if (step > 0 && ratio > worth) extrapolate(old_residual, old_image, residual, image);
+      old_residual = residual;
+      old_image = image;
       for (Index k = 0; k < n_; ++k) residual[k] -= image[k];
     }
     purify(part);
   }
 
+  // Of the residuals on the line through two of (2), that with the least image, and this: one
+  // eigenvalue is usually much closer to zero than the others. The part in the null space is
+  // that of both.
+  void extrapolate(const std::vector<double>& old_residual,
+                   const std::vector<double>& old_image, std::vector<double>& residual,
+                   std::vector<double>& image) const {
+    double product = 0, square = 0;
+    for (Index k = 0; k < n_; ++k) {
+      const double change = image[k] - old_image[k], weighted = change / std::abs(shift_[k]);
+      product += weighted * image[k];
+      square += weighted * change;
+    }
+    const double factor = square > 0 ? product / square : 0;
+    for (Index k = 0; k < n_; ++k) {
+      residual[k] -= factor * (residual[k] - old_residual[k]);
+      image[k] -= factor * (image[k] - old_image[k]);
+    }
+  }
+
   // Subtracts the part in the null space: of a residual r, that of E^-1 r. What is left
   // after that is smaller by the error of the factors, and is subtracted again until it does
-  // not count. Returns what is left in the end, relative to the vector.
+  // not count: as what is found is linear in the vector, that of the rest is what has been
+  // found, less what is found of that. Returns what is left in the end, relative to the
+  // vector.
   double remove(int steps, const Tolerances& tolerances, Units units,
                 std::vector<double>& vector) const {
     constexpr int most = 12;
     constexpr double counts = 1e-10;
-    std::vector<double> part;
+    std::vector<double> part, again;
     if (units == kResidual)
       for (Index k = 0; k < n_; ++k) vector[k] /= shift_[k];
     double last = std::numeric_limits<double>::infinity(), left = last;
+    const double first = norm(kSolution, vector);
     for (int repeat = 0; repeat < most && left > tolerances.tolerance; ++repeat) {
-      null_part(steps, tolerances, units, vector, part);
+      const double enough = units == kSolution ? first : 0;
+      if (repeat == 0 || is_slow(steps, tolerances)) {
+        null_part(steps, tolerances, enough, vector, part);
+      } else {
+        null_part(steps, tolerances, enough, part, again);
+        for (Index k = 0; k < n_; ++k) part[k] -= again[k];
+      }
       const double size = norm(kSolution, part), whole = norm(kSolution, vector);
       if (size > 0.5 * last) break;
       if (is_slow(steps, tolerances) && size > counts * whole && !is_nearly_null(part)) {
@@ -610,16 +652,20 @@ class Refinement {
   // Norms in which both blocks have the same units.
   template <int C>
   void norms(Units units, const std::vector<double>& vector, double* result) const {
-    double sum[C] = {};
-    for (Index k = 0; k < n_; ++k) {
+    constexpr Index lanes = 4;  // sums that do not wait for each other
+    double sums[lanes][C] = {};
+    const auto add = [&](Index k, double (&sum)[C]) {
       const double size = std::abs(shift_[k]);
       const double weight = units == kSolution ? size : 1 / size;
-      for (int c = 0; c < C; ++c) {
-        const double entry = vector[static_cast<size_t>(k) * C + c];
-        sum[c] += weight * entry * entry;
-      }
-    }
-    for (int c = 0; c < C; ++c) result[c] = std::sqrt(sum[c]);
+      const double* entries = vector.data() + static_cast<size_t>(k) * C;
+      for (int c = 0; c < C; ++c) sum[c] += weight * entries[c] * entries[c];
+    };
+    Index k = 0;
+    for (; k + lanes <= n_; k += lanes)
+      for (Index i = 0; i < lanes; ++i) add(k + i, sums[i]);
+    for (; k < n_; ++k) add(k, sums[0]);
+    for (int c = 0; c < C; ++c)
+      result[c] = std::sqrt((sums[0][c] + sums[1][c]) + (sums[2][c] + sums[3][c]));
   }
 
   double norm(Units units, const std::vector<double>& vector) const {

@@ -110,8 +110,12 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   rank = balance(rank, Refinement::kSlow, reached, attempt);
   const std::vector<double> scale = equilibrate(K, values, groups);
   const bool differ = uneven(K, values, shift, scale);
+  std::vector<double> part;  // a null vector, by the present factors
   if (!rank.slow()) {
-    rank = refinement.sure(rank);
+    if (rank.singular) {
+      part = refinement.random_null_vector(rank);
+      rank = refinement.sure(rank, part);
+    }
     sure_of = true;
   }
   if (vague || rank.slow()) {
@@ -121,13 +125,15 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
     if (refinement.regular()) return {false, 0, 0, relative * reached, even};
     rank = attempt(before / reached);
     sure_of = false;
+    part.clear();
   }
   if (!differ || regular(rank)) return sure(rank);
   double distance = 1;  // also if the factors are not good enough to tell
   if (rank.singular) {
-    const std::vector<double> part = refinement.random_null_vector(rank);
+    if (part.empty()) part = refinement.random_null_vector(rank);
     distance = refinement.distance(part, scale);
-    if (distance <= rounding && !rank.slow()) return refinement.sure(rank, part);
+    if (distance <= rounding && !rank.slow())
+      return sure_of ? rank : refinement.sure(rank, part);
   }
   const std::vector<double> plain(shift, shift + n);
   const double plain_reached = reached;

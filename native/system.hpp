@@ -109,17 +109,15 @@ class System {
     return answer;
   }
 
-  // For two right-hand sides, at once if K is regular. `enough` is for the other one.
+  // Whether there are solves with two right-hand sides at once.
+  bool takes_two() const { return !parts_.singular && !factor().eliminated(); }
+
+  // For two right-hand sides, at once.
   std::pair<Answer, Answer> solve_both(const double* upper, const double* dual,
                                        const double* other_upper,
-                                       const double* other_dual, double enough) {
+                                       const double* other_dual) {
     Answer answers[2];
-    if (parts_.singular || factor().eliminated()) {
-      answers[0] = solve(upper, dual);
-      answers[1] = solve(other_upper, other_dual, enough);
-    } else {
-      solve_all<2>({upper, other_upper}, {dual, other_dual}, answers, 0);
-    }
+    solve_all<2>({upper, other_upper}, {dual, other_dual}, answers, 0);
     return {std::move(answers[0]), std::move(answers[1])};
   }
 
