@@ -110,27 +110,28 @@ class Factorisation {
   void multiply(const double* values, const double* x, double* y) const {
     std::fill(y, y + static_cast<int64_t>(K.n) * C, 0.0);
     for (Index k = 0; k < K.entries;) {
-      const int64_t j = static_cast<int64_t>(K.entry_col[k]) * C;
-      double own[C], sum[C] = {}, sums[4][C] = {};
-      for (int c = 0; c < C; ++c) own[c] = x[j + c];
+      const Index column = K.entry_col[k];
+      const int64_t j = static_cast<int64_t>(column) * C;
+      double own[C], sum[C], sums[4][C] = {};
+      for (int c = 0; c < C; ++c) own[c] = x[j + c], sum[c] = y[j + c];
+      // What the entry on the diagonal adds to y twice is written over in the end.
       const auto add = [&](Index entry, double* to) {
         const int64_t i = static_cast<int64_t>(K.entry_row[entry]) * C;
         const double value = values[entry];
         for (int c = 0; c < C; ++c) {
-          if (i != j) y[i + c] += value * own[c];
+          y[i + c] += value * own[c];
           to[c] += value * x[i + c];
         }
       };
       const auto here = [&](Index entry) {
-        return entry < K.entries && K.entry_col[entry] * static_cast<int64_t>(C) == j;
+        return entry < K.entries && K.entry_col[entry] == column;
       };
       // Sums that do not wait for each other.
       for (; here(k + 3); k += 4)
         for (int e = 0; e < 4; ++e) add(k + e, sums[e]);
       for (; here(k); ++k) add(k, sum);
-      for (const auto& part : sums)
-        for (int c = 0; c < C; ++c) sum[c] += part[c];
-      for (int c = 0; c < C; ++c) y[j + c] += sum[c];
+      for (int c = 0; c < C; ++c)
+        y[j + c] = sum[c] + ((sums[0][c] + sums[1][c]) + (sums[2][c] + sums[3][c]));
     }
   }
 
