@@ -16,6 +16,7 @@ from diffqcp import (
     QCPStructureDense,
     QCPStructureGPU,
 )
+from diffqcp.kkt import KKTOperator
 
 from .reference import Problem
 
@@ -72,6 +73,12 @@ def device_data(problem: Problem, direction: Problem):
     """`(dP, dA, dq, db)` in DeviceQCP's formats."""
     dP = csr(direction.P, problem.P)
     return dP, csr(direction.A, problem.A), direction.q, direction.b
+
+
+@jax.jit
+def kkt_matrix(kkt: KKTOperator) -> jax.Array:
+    """All of it by one program, which takes less time than one for each operation."""
+    return kkt.as_matrix()
 
 
 def only(direction: Problem, name: str) -> Problem:
