@@ -9,6 +9,11 @@ import scipy.sparse as sp
 from jax.experimental.sparse import BCOO, BCSR
 
 from diffqcp import (
+    _differentiate,
+    _newton,
+    _scaling,
+    _search,
+    _unknowns,
     DeviceQCP,
     HostQCP,
     QCPSolver,
@@ -16,6 +21,7 @@ from diffqcp import (
     QCPStructureDense,
     QCPStructureGPU,
 )
+from diffqcp.forward import _least_shift, _proximal
 from diffqcp.kkt import KKTOperator
 
 from .reference import Problem
@@ -79,6 +85,13 @@ def device_data(problem: Problem, direction: Problem):
 def kkt_matrix(kkt: KKTOperator) -> jax.Array:
     """All of it by one program, which takes less time than one for each operation."""
     return kkt.as_matrix()
+
+
+def without_calls(monkeypatch: Any) -> None:
+    """Programs do without the extension, but for the factorisation of `K`."""
+    modules = _differentiate, _newton, _scaling, _search, _unknowns
+    for module in (*modules, _proximal, _least_shift):
+        monkeypatch.setattr(module, "in_programs", lambda *_: False)
 
 
 def only(direction: Problem, name: str) -> Problem:

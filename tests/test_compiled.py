@@ -15,13 +15,8 @@ import pytest
 
 from diffqcp import (
     _arrays,
-    _differentiate,
-    _newton,
     _problem,
-    _scaling,
-    _search,
     _traced,
-    _unknowns,
     HostQCP,
     QCPSolver,
     QCPStructureCPU,
@@ -33,11 +28,11 @@ from diffqcp._compiled import is_compiled
 from diffqcp._extension import extension
 from diffqcp._problem import Problem, problem_of
 from diffqcp._scaling import equilibrate
-from diffqcp.forward import _least_shift, _proximal, Newton, Proximal, Start, Status
+from diffqcp.forward import Newton, Proximal, Start, Status
 from diffqcp.integrations.cvxpy import backward, device_qcp, host_qcp
 from diffqcp.linear_solve import AutoSolver, LU, select_solver
 
-from .helpers import entries, FAMILIES, host, host_data, worst
+from .helpers import entries, FAMILIES, host, host_data, without_calls, worst
 from .infeasible import infeasible_problem
 from .reference import random_direction, random_problem
 
@@ -52,13 +47,6 @@ def numbers(parts):
 def rough(solution, size=1e-4):
     rng = np.random.default_rng(5)
     return [part + size * rng.normal(size=part.size) for part in solution]
-
-
-def without_calls(monkeypatch):
-    """Programs do without the extension, but for the factorisation of `K`."""
-    modules = _differentiate, _newton, _scaling, _search, _unknowns
-    for module in (*modules, _proximal, _least_shift):
-        monkeypatch.setattr(module, "in_programs", lambda *_: False)
 
 
 def cotangents_of(solution):
