@@ -22,7 +22,6 @@ from diffqcp import (
     QCPStructureGPU,
 )
 from diffqcp.forward import _least_shift, _proximal
-from diffqcp.kkt import KKTOperator
 
 from .reference import Problem
 
@@ -79,12 +78,6 @@ def device_data(problem: Problem, direction: Problem):
     """`(dP, dA, dq, db)` in DeviceQCP's formats."""
     dP = csr(direction.P, problem.P)
     return dP, csr(direction.A, problem.A), direction.q, direction.b
-
-
-@jax.jit
-def kkt_matrix(kkt: KKTOperator) -> jax.Array:
-    """All of it by one program, which takes less time than one for each operation."""
-    return kkt.as_matrix()
 
 
 def without_calls(monkeypatch: Any) -> None:

@@ -14,7 +14,7 @@ from diffqcp.assembly import assemble
 from diffqcp.csr import compress
 from diffqcp.kkt import KKTOperator
 
-from .helpers import device, FAMILIES, host, kkt_matrix
+from .helpers import device, FAMILIES, host
 from .reference import random_problem
 
 
@@ -110,7 +110,7 @@ def test_entries(name, form):
     np.testing.assert_array_equal(full.toarray(), full.toarray().T)
     if not assembly.expanded:
         matrix = full.toarray() - np.diag(diagonal)
-        np.testing.assert_allclose(matrix, kkt_matrix(kkt), rtol=0, atol=1e-13)
+        np.testing.assert_allclose(matrix, kkt.as_matrix(), rtol=0, atol=1e-13)
         return
     inverse = np.linalg.inv(full.toarray() - np.diag(diagonal))
     reduced = jax.vmap(
@@ -118,7 +118,7 @@ def test_entries(name, form):
     )(jnp.eye(kkt.in_size()))
     # The condition number of the expanded matrix times the machine epsilon.
     np.testing.assert_allclose(
-        reduced, np.linalg.inv(kkt_matrix(kkt)), rtol=0, atol=1e-11
+        reduced, np.linalg.inv(kkt.as_matrix()), rtol=0, atol=1e-11
     )
 
 

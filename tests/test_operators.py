@@ -9,7 +9,7 @@ import pytest
 
 from diffqcp import LSMR, LU
 
-from .helpers import device, FAMILIES, host, kkt_matrix
+from .helpers import device, FAMILIES, host
 from .reference import random_problem
 
 
@@ -71,7 +71,7 @@ def test_symmetric_operators(derivative):
 def test_kkt_matrix_is_its_product(make):
     qcp = make(*random_problem(FAMILIES["mixed"], 0))
     kkt = qcp.derivative(solver=LSMR(), polish=False).kkt
-    matrix = np.asarray(kkt_matrix(kkt))
+    matrix = np.asarray(kkt.as_matrix())
     vector = jnp.asarray(np.random.default_rng(0).normal(size=matrix.shape[0]))
     np.testing.assert_allclose(kkt.mv(vector), matrix @ vector, rtol=0, atol=1e-12)
     np.testing.assert_allclose(matrix, matrix.T, rtol=0, atol=1e-14)
@@ -97,7 +97,7 @@ def test_solver_options(derivative):
     """Each does what it says."""
     kkt = derivative.kkt
     vector = jnp.asarray(np.random.default_rng(0).normal(size=kkt.in_size()))
-    exact = np.linalg.solve(kkt_matrix(kkt), vector)
+    exact = np.linalg.solve(kkt.as_matrix(), vector)
 
     def solve(solver):
         return lx.linear_solve(kkt, vector, solver, throw=False)

@@ -21,7 +21,7 @@ from diffqcp.linear_solve._native import NativeFactorisation
 from diffqcp.linear_solve._qdldl import QDLDLFactorisation
 from diffqcp.linear_solve._quasidefinite import Tolerances
 
-from .helpers import FAMILIES, host, kkt_matrix, without_calls
+from .helpers import FAMILIES, host, without_calls
 from .reference import project_dual, random_problem
 
 
@@ -187,7 +187,7 @@ def test_assembled_matrix_is_K():
     np.add.at(dense, (assembly.rows, assembly.cols), np.asarray(assembly.values(kkt)))
     dense = dense + dense.T - np.diag(np.diag(dense))
     assert not assembly.expanded
-    np.testing.assert_allclose(dense, kkt_matrix(kkt), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(dense, kkt.as_matrix(), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("state", ["boundary", "interior", "polar", "mixed"])
