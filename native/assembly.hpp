@@ -43,6 +43,8 @@ class Assembly {
       if (block.size == 1) {
         for (size_t e = 0; e < block.entry.size(); ++e)
           *next++ = roots[block.place[e]] * A[block.entry[e]];
+      } else if (block.tau < 0 && block.size <= kSmall) {
+        next = small(problem_.cone.factors[k], block, A, D, roots, next);
       } else if (block.tau < 0) {
         next = dense(problem_.cone.factors[k], block, A, D, roots, next);
       } else {
@@ -102,8 +104,37 @@ class Assembly {
       body(*factor.cones[j], j * block.size, factor.frame + j * factor.first().frame());
   }
 
+  // Up to this size of a cone, L U' is formed.
+  static constexpr Index kSmall = 4;
+
   // L U'A on all of a cone's rows, for each of the columns that occur in them. Returns the
   // end of the entries that begin at `next`.
+  static double* small(const Repeated& factor, const Block& block, const double* A,
+                       const Jacobian& D, const double* roots, double* next) {
+    const Index size = block.size;
+    std::vector<double> columns(static_cast<size_t>(block.dim()) * size, 0.0);
+    for_each(factor, block, [&](const Cone& cone, Index start, int64_t frame) {
+      for (Index j = 0; j < size; ++j) {
+        double* column = columns.data() + static_cast<size_t>(start + j) * size;
+        column[j] = 1;
+        cone.rotate_back(D.frames + frame, column);
+        for (Index i = 0; i < size; ++i) column[i] *= roots[start + i];
+      }
+    });
+    for (size_t pair = 0; pair < block.pair_col.size(); ++pair, next += size) {
+      double sum[kSmall] = {};
+      for (Index k = block.pair_start[pair]; k < block.pair_start[pair + 1]; ++k) {
+        const Index e = block.by_pair[k];
+        const double* column = columns.data() + static_cast<size_t>(block.place[e]) * size;
+        const double entry = A[block.entry[e]];
+        for (Index i = 0; i < size; ++i) sum[i] += entry * column[i];
+      }
+      std::copy(sum, sum + size, next);
+    }
+    return next;
+  }
+
+  // The same, for cones of any size.
   static double* dense(const Repeated& factor, const Block& block, const double* A,
                        const Jacobian& D, const double* roots, double* next) {
     std::vector<double> column(block.size);
