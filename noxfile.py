@@ -25,6 +25,8 @@ TORCH_TESTS = [
     "tests/test_torch_layer.py",
     "tests/test_docs.py::test_examples_run[docs/migration/from-cvxpylayers.md]",
 ]
+# Most modules of what is installed are never imported: pip need not compile them.
+INSTALL = ("--no-compile", ".[cvxpy,cvxpylayers,solvers,sparsity,pounce,demo]")
 # The oldest versions that pyproject.toml claims.
 LOWEST_CORE = [
     *("jax==0.10.0", "jaxlib==0.10.0", "equinox==0.13.7", "lineax==0.1.1"),
@@ -40,7 +42,7 @@ SMOKE = ("tests/smoke.py", "README.md")
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests but those with PyTorch, on two processes; arguments go to pytest."""
-    session.install(".[cvxpy,cvxpylayers,solvers,sparsity,pounce,demo]", *TEST_PACKAGES)
+    session.install(*INSTALL, *TEST_PACKAGES)
     session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "worksteal"]))
 
 
@@ -73,9 +75,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Type annotations, by pyright, which does not need the extension compiled."""
     session.install(
-        ".[cvxpy,cvxpylayers,solvers,sparsity,pounce,demo]",
-        "pyright[nodejs]==1.1.414",
-        env={"CC": "false", "CXX": "false"},
+        *INSTALL, "pyright[nodejs]==1.1.414", env={"CC": "false", "CXX": "false"}
     )
     session.run("pyright")
 

@@ -79,8 +79,8 @@ class AbstractQuasidefiniteSolver(lx.AbstractLinearSolver[QuasidefiniteState]):
     A component with `sigma` well below `e` is neither resolved by (1) nor removed by
     (2) in the steps allowed, or it passes for a null vector, which `K` times the part
     that is removed shows; then the solve reports failure. (The compiled backend tries
-    other shifts first, and in the end the eigenvectors of `K`. It also does without (2)
-    where `r` is in the range, but for the end.)
+    other shifts first, and in the end the eigenvectors of `K`. It also extrapolates (2),
+    and does without it where `r` is in the range, but for the end.)
 
     If the rows of `K` are of very different sizes, and it is regular, `E` follows them,
     with `follow_rows`. (The compiled backend does so where `K` is singular, too: then (2)
