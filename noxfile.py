@@ -25,8 +25,7 @@ TORCH_TESTS = [
     "tests/test_torch_layer.py",
     "tests/test_docs.py::test_examples_run[docs/migration/from-cvxpylayers.md]",
 ]
-# Most modules of what is installed are never imported: pip need not compile them.
-INSTALL = ("--no-compile", ".[cvxpy,cvxpylayers,solvers,sparsity,pounce,demo]")
+WITH_EXTRAS = ".[cvxpy,cvxpylayers,solvers,sparsity,pounce,demo]"
 # The oldest versions that pyproject.toml claims.
 LOWEST_CORE = [
     *("jax==0.10.0", "jaxlib==0.10.0", "equinox==0.13.7", "lineax==0.1.1"),
@@ -42,7 +41,7 @@ SMOKE = ("tests/smoke.py", "README.md")
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests but those with PyTorch, on two processes; arguments go to pytest."""
-    session.install(*INSTALL, *TEST_PACKAGES)
+    session.install(WITH_EXTRAS, *TEST_PACKAGES)
     session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "worksteal"]))
 
 
@@ -73,9 +72,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Type annotations, by pyright, which does not need the extension compiled."""
+    """Type annotations, by pyright, which needs neither the extension nor bytecode."""
     session.install(
-        *INSTALL, "pyright[nodejs]==1.1.414", env={"CC": "false", "CXX": "false"}
+        *("--no-compile", WITH_EXTRAS, "pyright[nodejs]==1.1.414"),
+        env={"CC": "false", "CXX": "false"},
     )
     session.run("pyright")
 
