@@ -153,7 +153,8 @@ def test_work_and_memory_are_those_of_the_graph():
 
 def test_both_factorisations_give_the_same_numbers(monkeypatch):
     """Alone and in a batch; without the extension, which has its own."""
-    qcp = host(*random_problem({"z": 1, "l": 3, "q": [3]}, 3))
+    qcp = host(*random_problem(FAMILIES["mixed"], 3))
+    dense = qcp.vjp(*cotangents(qcp), "jax-lu")[2]
     compiled = flat(qcp.vjp(*cotangents(qcp), "ldl"))
     made = []
 
@@ -175,6 +176,8 @@ def test_both_factorisations_give_the_same_numbers(monkeypatch):
     assert len(made) == 1
     np.testing.assert_allclose(alone, compiled, rtol=0, atol=1e-12)
     np.testing.assert_allclose(batched[1], compiled, rtol=0, atol=1e-12)
+    start = qcp.P_values.size + qcp.A_values.size
+    np.testing.assert_allclose(batched[1][start : start + qcp.q.size], dense, atol=1e-12)
 
 
 def test_assembled_matrix_is_K():
