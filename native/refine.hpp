@@ -542,13 +542,12 @@ class Refinement {
     if (units == kResidual)
       for (Index k = 0; k < n_; ++k) vector[k] /= shift_[k];
     double last = std::numeric_limits<double>::infinity(), left = last;
-    const double first = norm(kSolution, vector);
+    const double scale = units == kSolution ? norm(kSolution, vector) : 0;
     for (int repeat = 0; repeat < most && left > tolerances.tolerance; ++repeat) {
-      const double enough = units == kSolution ? first : 0;
       if (repeat == 0 || is_slow(steps, tolerances)) {
-        null_part(steps, tolerances, enough, vector, part);
+        null_part(steps, tolerances, scale, vector, part);
       } else {
-        null_part(steps, tolerances, enough, part, again);
+        null_part(steps, tolerances, scale, part, again);
         for (Index k = 0; k < n_; ++k) part[k] -= again[k];
       }
       const double size = norm(kSolution, part), whole = norm(kSolution, vector);

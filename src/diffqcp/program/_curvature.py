@@ -39,7 +39,7 @@ def is_saddle(structure: AbstractStructure, kkt: KKTOperator) -> Bool[Array, ""]
         suspect = _fails_by_pivots(kkt)
         return jax.lax.cond(
             suspect,
-            lambda: suspect & ~_search(kkt, suspect).done,
+            lambda: ~_search(kkt, suspect).done,
             lambda: jnp.zeros_like(suspect),
         )
     # There are only products, or so many entries in rows and cones that none is squared.
