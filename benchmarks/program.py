@@ -71,12 +71,12 @@ def main() -> None:
     problem = Problem(upper, q, rows, b, {"l": n - 1}, name="chain")
 
     @jax.jit
-    def gradient(theta: Any) -> Any:
+    def gradient(theta: Any, x: Any, y: Any) -> Any:
         return jax.grad(lambda theta: jnp.sum(program.at(theta, x, y).x ** 2))(theta)
 
     calls = {
         "derivatives": lambda: jax.block_until_ready(local(vector, y, theta)),
-        "gradient by `at`": lambda: jax.block_until_ready(gradient(theta)),
+        "gradient by `at`": lambda: jax.block_until_ready(gradient(theta, x, y)),
     }
     solver = "an iteration of Clarabel"
     times: dict[str, list[float]] = {name: [] for name in (*calls, solver)}

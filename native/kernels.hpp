@@ -170,10 +170,18 @@ inline double grow_row(Index count, double factor, const double* values,
   return *std::max_element(most, most + lanes);
 }
 
-// A pivot, or where it has the wrong sign or is too small the least one. A NaN is kept.
+// A pivot, or where it is too small the least one. Where it is so small that this is no
+// rounding error, or has the wrong sign, a hair less than that marks it. A NaN is kept.
+constexpr double kMark = 1 - 0x1p-40;
+
 inline double pivot(double value, double least) {
-  return (least > 0 ? value < least : value > least) ? least : value;
+  if (least > 0 ? value >= least : value <= least) return value;
+  const double part = value / least;
+  return part < 0.5 ? kMark * least : part < 1 ? least : value;
 }
+
+// Whether a pivot is none of these, given its inverse.
+inline bool is_marked(double inverse, double least) { return inverse * least > 1 + 0x1p-41; }
 
 // As many columns of a panel, and as many vectors, are taken at once in what follows.
 constexpr Index kColumns = 4;

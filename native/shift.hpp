@@ -72,7 +72,7 @@ inline Refinement::Rank factorise_with_shift(const Pattern& K,
   }
   if (well_posed) {
     factorisation.factorise(values, shift, panels, inverse);
-    return {false, 0, 0};
+    return {false, std::numeric_limits<double>::infinity(), 0};  // nothing is measured
   }
   constexpr double smallest = 0x1p-24, relative = 0x1p-26, rounding = 1e-15;
   // The rate at which the null space is told from the rest if all of it is to be found.

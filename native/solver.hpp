@@ -19,8 +19,9 @@ namespace diffqcp {
 
 // What a factorisation leaves, in one array: panels, inverse pivots, the shift, and of what
 // is known of the rank the rate, the relative shift, and whether it is even; whether the
-// factors are those of K' of a bipartite K; and whether x has been eliminated, and the panels
-// are those of Eliminated.
+// factors are those of K' of a bipartite K; whether x has been eliminated, and the panels
+// are those of Eliminated; and whether it is clear that as many eigenvalues of K are positive
+// as the shift has positive entries, and as many negative ones.
 struct Factor {
   double *panels, *inverse, *shift, *known;
 
@@ -35,6 +36,7 @@ struct Factor {
     known[2] = rank.even;
     known[3] = parts;
     known[4] = false;
+    known[5] = !parts && !rank.singular && rank.fair() && has_right_signs();
   }
 
   Refinement::Rank rank(bool singular) const {
@@ -46,8 +48,16 @@ struct Factor {
   void keep_eliminated() const { known[4] = true; }
   bool eliminated() const { return known[4] != 0; }
 
+  // Whether no pivot has the wrong sign, but for rounding errors.
+  bool has_right_signs() const {
+    const int64_t n = shift - inverse;
+    for (int64_t k = 0; k < n; ++k)
+      if (is_marked(inverse[k], shift[k])) return false;
+    return true;
+  }
+
   static int64_t size(const Pattern& K, int64_t room) {
-    return room + 2 * static_cast<int64_t>(K.n) + 5;
+    return room + 2 * static_cast<int64_t>(K.n) + 6;
   }
   static int64_t size(const Pattern& K) { return size(K, K.size()); }
 };

@@ -57,6 +57,39 @@ def test_indefinite_systems_are_solved(dense):
     np.testing.assert_allclose(solve(vectors), expected, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("dense", [True, False])
+def test_factors_show_a_minimum_where_there_is_one(dense):
+    """`P` less a multiple of the identity, next to the multiple from which on there is a
+    direction of negative curvature. Where that is small the shift hides it from the
+    pivots.
+    """
+    kkt = operator(dense=dense, least=3.0)
+    solver = Augmented()
+    pattern = kkt.P.pattern
+
+    def moved(less: float) -> KKTOperator:
+        diagonal = pattern.rows == pattern.cols
+        values = jnp.where(diagonal, kkt.P.values - less, kkt.P.values)
+        return KKTOperator(SparseMatrix(values, pattern), kkt.A, kkt.jacobian)
+
+    def is_minimum(less: float) -> bool:
+        return (np.linalg.eigvalsh(moved(less).as_matrix()) > 0).sum() == kkt.n
+
+    low, high = 0.0, 10.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_minimum(middle) else (low, middle)
+
+    @jax.jit
+    def shows(less):
+        return solver.shows_minimum(solver.init(moved(less), {}))
+
+    assert is_minimum(0) and low > 0.01
+    for part in (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-4, 1e-2, 1.0):
+        assert not shows(low * (1 + part))
+    assert all(shows(low * (1 - part)) for part in (0.1, 0.5, 1.0))
+
+
 def test_a_singular_indefinite_system_fails():
     """Least squares are for convex problems: here the solution would have no meaning."""
     kkt = operator(dense=True, least=3.0)

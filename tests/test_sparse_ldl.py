@@ -145,7 +145,7 @@ def test_work_and_memory_are_those_of_the_graph():
     """A chain has no fill, and a dense matrix is factorised at a third of a cube."""
     chain = sp.coo_array(sp.diags_array(np.ones(999), offsets=1, shape=(1000, 1000)))
     chain = NativeFactorisation(1000, *quasidefinite(chain, 0)[:2])
-    assert chain.fill <= 5 * 1000 + 4 and chain.operations < 5 * 1000
+    assert chain.fill <= 5 * 1000 + 5 and chain.operations < 5 * 1000
     rows, cols = np.triu_indices(300)
     dense = NativeFactorisation(300, rows, cols)
     assert dense.operations == pytest.approx(300**3 / 6, rel=0.02)

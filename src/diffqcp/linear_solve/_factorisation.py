@@ -45,6 +45,14 @@ class AbstractFactorisation(abc.ABC):
         and nothing need be spent on that.
         """
 
+    def has_signs_of_shift(self, factors: Any) -> Bool[Array, ""]:
+        """Whether it is clear that as many eigenvalues of the matrix are positive as the
+        shift has positive entries, and as many negative ones, from what `factorise` has
+        returned. False if that is not known.
+        """
+        del factors
+        return jnp.asarray(False)
+
     @abc.abstractmethod
     def refined(
         self,

@@ -9,9 +9,9 @@ from ._factorisation import AbstractFactorisation, all_at_least
 from ._quasidefinite import Outcome, Tolerances
 
 
-# A factor ends with the inverse pivots, the shift, and five more numbers: in words these
-# five are
-_TAIL = 10
+# A factor ends with the inverse pivots, the shift, and six more numbers: in words these
+# six are
+_TAIL = 12
 
 
 class NativeFactorisation(AbstractFactorisation):
@@ -86,6 +86,10 @@ class NativeFactorisation(AbstractFactorisation):
         options = {"adapt": adapt, "well_posed": well_posed}
         factor, singular = call(self.plan, self.groups, values, shift, **options)
         return (values, factor), singular
+
+    def has_signs_of_shift(self, factors: tuple[Array, Array]) -> Bool[Array, ""]:
+        """What the last number of the factor says."""
+        return factors[1][-1] != 0
 
     def is_definite(
         self, values: Float[Array, " entries"], least: float

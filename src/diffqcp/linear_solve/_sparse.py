@@ -45,6 +45,13 @@ class AbstractSparseSolver(AbstractQuasidefiniteSolver):
         )
         return SparseFactors(operator, factors), singular
 
+    def has_signs_of_shift(self, state: QuasidefiniteState) -> Bool[Array, ""]:
+        """Whether the factors show that `P` is positive definite in the null space of the
+        active constraints. False if that is not known.
+        """
+        operator, factors = state.factors
+        return self.analyse(assemble(operator)).has_signs_of_shift(factors)
+
     def refined(
         self,
         state: QuasidefiniteState,

@@ -12,6 +12,7 @@ from .._static import as_indices
 from ..assembly import row_groups
 from ..kkt import KKTOperator
 from ..sparsity import flat_places, SparseMatrix, SparsityPattern
+from ._sparse import AbstractSparseSolver
 from .auto import AutoSolver
 
 
@@ -106,6 +107,18 @@ class Augmented(lx.AbstractLinearSolver[AugmentedState]):
         state = self.inner.init(augmented, options)
         return AugmentedState(operator, augmented, gamma, alpha, convex, state)
 
+    def shows_minimum(self, state: AugmentedState) -> Bool[Array, ""]:
+        """Whether the factors show that the new `P` is positive definite in the null
+        space of the constraints that are active, so that there is no saddle point. False
+        if they do not tell.
+        """
+        inner = self.inner
+        if isinstance(inner, AutoSolver):
+            inner = inner.choice(state.augmented)
+        if isinstance(inner, AbstractSparseSolver):
+            return inner.has_signs_of_shift(state.inner)
+        return jnp.asarray(False)
+
     def compute(
         self, state: AugmentedState, vector: Float[Array, " N"], options: dict[str, Any]
     ) -> tuple[Float[Array, " N"], lx.RESULTS, dict[str, Any]]:
@@ -120,10 +133,7 @@ class Augmented(lx.AbstractLinearSolver[AugmentedState]):
             return jnp.max(jnp.abs(residual), initial=0)
 
         def unfinished(found: _Found) -> Bool[Array, ""]:
-            # The first step is always taken, also if there is a NaN. After it, a
-            # comparison with NaN is false, and ends the loop.
-            more = (found.steps < 2) & (length(found.residual) > eps**0.8 * size)
-            return (found.steps == 0) | more
+            return (found.steps < 2) & (length(found.residual) > eps**0.8 * size)
 
         def improve(found: _Found) -> _Found:
             upper, lower = found.residual[:n], found.residual[n:]
@@ -138,7 +148,9 @@ class Augmented(lx.AbstractLinearSolver[AugmentedState]):
 
         start = _Found(jnp.zeros_like(vector), vector, jnp.asarray(True), jnp.asarray(0))
         start = vary_together((start, state))[0]
-        z, residual, solved, _ = jax.lax.while_loop(unfinished, improve, start)
+        # Most often one step is enough, and a loop costs as much as half of it.
+        found = jax.lax.while_loop(unfinished, improve, improve(start))
+        z, residual, solved, _ = found
         right = jnp.all(jnp.abs(residual) <= eps**0.5 * size)
         fine = jnp.where(state.convex, solved, right)
         # (A solution with NaN is left to lineax, which looks for it.)

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 from .._accuracy import all_finite, scaled_error
 from .._scaling import equilibrate
@@ -15,7 +15,11 @@ from ._model import Local
 
 
 def judge(
-    structure: AbstractStructure, local: Local, solution: Solution, tol: float
+    structure: AbstractStructure,
+    local: Local,
+    solution: Solution,
+    tol: float,
+    minimum: Bool[Array, ""],
 ) -> tuple[Integer[Array, ""], Float[Array, ""]]:
     """The [`diffqcp.Status`][] of a point, and its error.
 
@@ -25,6 +29,7 @@ def judge(
     - `solution`: `(x, y, s)`.
     - `tol`: the largest error of what counts as a solution: that of
         `diffqcp._accuracy.scaled_error`, for the local QCP in units of its own.
+    - `minimum`: whether it is known that a solution is no saddle point.
     """
     # `q` and `b` have products with `P` and `A`, so what is not finite there is so here.
     finite = all_finite((local.data[2:], solution))
@@ -52,7 +57,7 @@ def judge(
         (local.missing > _MISSING, Status.WRONG_PATTERN),
         (outside > tol, Status.WRONG_SIGN),
         (~(error <= tol), Status.INACCURATE),
-        (is_saddle(structure, kkt), Status.SADDLE_POINT),
+        (is_saddle(structure, kkt, ~minimum), Status.SADDLE_POINT),
     ]
     status = jnp.asarray(int(Status.SOLVED), jnp.int32)
     for applies, verdict in reversed(verdicts):

@@ -6,8 +6,9 @@ constraints is that of
     S = P + sum_i B_i B_i' / (1 - lam_i)
 
 on the null space of the rows with `lam_i = 1`. The sufficient condition of second order
-is that it is positive there. There are three ways to find out: by Cholesky's method, by
-the signs of the pivots of a sparse factorisation, and by products alone.
+is that it is positive there. Most often the factors that a derivative is computed with
+show that. Else there are three ways to find out: by Cholesky's method, by the signs of
+the pivots of a sparse factorisation, and by products alone.
 """
 
 from functools import partial
@@ -27,24 +28,32 @@ from ..linear_solve.augmented import covers_all
 from ..structure import AbstractQCPStructure
 
 
-def is_saddle(structure: AbstractStructure, kkt: KKTOperator) -> Bool[Array, ""]:
+def is_saddle(
+    structure: AbstractStructure, kkt: KKTOperator, wanted: Bool[Array, ""]
+) -> Bool[Array, ""]:
     """Whether a direction along which the active constraints hold has negative curvature,
-    as far as it is not below what rounding errors hide. The data are in units of their
-    own.
+    as far as it is not below what rounding errors hide.
+
+    **Arguments:**
+
+    - `kkt`: `K`, for data in units of their own.
+    - `wanted`: if False, it has none, and nothing is done. (In a batch all branches of a
+        condition are taken, but loops end at once.)
     """
-    stored = isinstance(structure, AbstractQCPStructure)
-    if stored and structure.P_pattern.full:
-        return _fails_by_cholesky(kkt)
-    if stored and covers_all(kkt):
-        suspect = _fails_by_pivots(kkt)
-        return jax.lax.cond(
-            suspect,
-            lambda: ~_search(kkt, suspect).done,
-            lambda: jnp.zeros_like(suspect),
-        )
-    # There are only products, or so many entries in rows and cones that none is squared.
-    search = _search(kkt, jnp.asarray(True))
-    return search.within & ~(search.curvature > 0)
+
+    def look() -> Bool[Array, ""]:
+        stored = isinstance(structure, AbstractQCPStructure)
+        if stored and structure.P_pattern.full:
+            return _fails_by_cholesky(kkt)
+        if stored and covers_all(kkt):
+            suspect = wanted & _fails_by_pivots(kkt)
+            return suspect & ~_search(kkt, suspect).done
+        # There are only products, or so many entries in rows and cones that none is
+        # squared.
+        search = _search(kkt, wanted)
+        return search.within & ~(search.curvature > 0)
+
+    return jax.lax.cond(wanted, look, lambda: jnp.zeros_like(wanted))
 
 
 def _fails_by_cholesky(kkt: KKTOperator) -> Bool[Array, ""]:
@@ -139,7 +148,7 @@ def _search(kkt: KKTOperator, wanted: Bool[Array, ""]) -> _Search:
 
     **Arguments:**
 
-    - `wanted`: if False, nothing is done. (In a batch all branches of a condition are.)
+    - `wanted`: if False, nothing is done.
     """
     n, lam, norm = kkt.n, kkt.jacobian.eigenvalues, jnp.linalg.norm
     eps = float(jnp.finfo(lam.dtype).eps)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._accuracy import all_finite
-from .._differentiate import linearise, Values
+from .._differentiate import linearise, Linearised, Values
 from .._implicit import somewhere
 from .._newton import newton_along
 from .._scaling import equilibrate
@@ -25,10 +25,10 @@ from .._structure_base import LocalData
 from .._unknowns import bend_by
 from ..derivative import Solution
 from ..forward import Status
-from ..linear_solve import AutoSolver, FrozenSolver, LSMR
+from ..linear_solve import Augmented, AutoSolver, FrozenSolver, LSMR
 from ..structure import AbstractQCPStructure
 from ._check import judge
-from ._model import Model
+from ._model import Local, Model
 from ._multipliers import estimate_multipliers
 from ._sqp import SQP, sqp
 
@@ -93,7 +93,11 @@ def locate(recipe: Recipe, theta: Any, extras: Extras) -> Located:
     s = -model.c(x, theta)
     if recipe.polish:
         x, y, s = _polish(recipe, theta, (x, y, s), solver)
-    status, error = judge(structure, model.local(x, y, theta), (x, y, s), recipe.tol)
+    local, linearised = _linearised(model, theta, (x, y, s), solver)
+    minimum = jnp.asarray(False)
+    if isinstance(solver, Augmented):
+        minimum = solver.shows_minimum(linearised.state)
+    status, error = judge(structure, local, (x, y, s), recipe.tol, minimum)
     status = jnp.where(status == int(Status.INACCURATE), otherwise, status)
     trouble &= status == int(Status.NOT_FINITE)  # for want of multipliers
     status = jnp.where(trouble, jnp.int32(int(Status.NUMERICAL_TROUBLE)), status)
@@ -102,6 +106,18 @@ def locate(recipe: Recipe, theta: Any, extras: Extras) -> Located:
             jnp.where(status == int(Status.SOLVED), part, jnp.nan) for part in (x, y, s)
         )
     return Located(x, y, s, status.astype(x.dtype), count.astype(x.dtype), error)
+
+
+def _linearised(
+    model: Model, theta: Any, solution: Solution, solver: Any
+) -> tuple[Local, Linearised]:
+    """The local QCP, and `K` of it, factorised. Where both the test of a point and its
+    derivative ask for them, the compiler makes them once.
+    """
+    x, y, s = somewhere(solution)
+    local = model.local(x, y, theta)
+    values = Values(*local.data, x, y, s)
+    return local, linearise(model.structure, values, solver)
 
 
 def _polish(recipe: Recipe, theta: Any, start: Solution, solver: Any) -> Solution:
@@ -136,11 +152,9 @@ def _locate_jvp(
         solver = replace(solver, well_posed=True)
     structure = model.structure
     good = found.status == int(Status.SOLVED)
-    x, y, s = somewhere((found.x, found.y, found.s))
-    linearised = linearise(
-        structure, Values(*model.local(x, y, theta).data, x, y, s), solver
-    )
-    kkt = linearised.kkt
+    solution = found.x, found.y, found.s
+    _, linearised = _linearised(model, theta, solution, solver)
+    kkt, (x, y, s) = linearised.kkt, somewhere(solution)
     r1, r2 = model.change(x, y, theta, tangents[0])
 
     def known(values: Any, solved: Array) -> Any:
