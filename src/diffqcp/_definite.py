@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ._condition import compute_if
 from ._lapack import cholesky
 
 
@@ -18,16 +19,11 @@ def is_semidefinite(
         return _has_positive_pivots(matrix + shift * one)
 
     # The first attempt is without the shift: solvers need the same factor, and within one
-    # program the compiler computes it once for both. Only if that fails, the shifted
-    # matrix is factorised, in a loop of at most one step, which a batch skips if no item
-    # needs it. The barrier makes the matrix depend on the state of the loop; otherwise
-    # the compiler would move the factorisation out of the loop, and always do it.
-    def again(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        own, tried = jax.lax.optimization_barrier((matrix, state[1]))
-        return _is_finite(cholesky(own + shift * one)), ~tried
-
+    # program the compiler computes it once for both.
     first = _is_finite(cholesky(matrix))
-    return jax.lax.while_loop(lambda state: ~state[1], again, (first, first))[0]
+    return compute_if(
+        ~first, lambda own: _is_finite(cholesky(own + shift * one)), (matrix,), first
+    )
 
 
 def _is_finite(factor: Float[Array, "n n"]) -> Bool[Array, ""]:

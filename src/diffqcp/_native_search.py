@@ -1,10 +1,9 @@
 """The forward pass by the compiled extension: `diffqcp._search` decides when."""
 
-import jax.lax as lax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from functools import partial
 
 from . import _traced
+from ._condition import compute_if
 from ._scaling import Scaling
 from .derivative import Data, Solution
 from .forward import AbstractHostSolver, Clarabel, Found, Start
@@ -18,7 +17,7 @@ def search(
     other: Clarabel | None,
 ) -> Found:
     """One call for all of the proximal method's part, or what comes before and after a
-    solver on the host; and a loop, which usually takes no step, for what is not solved.
+    solver on the host; and if that has not solved it, another solver.
 
     **Arguments:**
 
@@ -43,17 +42,7 @@ def search(
     if forward is not None:
         best = ask(forward, data, best)
     if other is not None:
-
-        def unfinished(state: tuple[_traced.Candidate, Bool[Array, ""]]) -> Array:
-            best, asked = state
-            return ~asked & (best.report[0] > 0)
-
-        def again(state: tuple[_traced.Candidate, Bool[Array, ""]]) -> tuple:
-            # The barrier makes the data depend on the state of the loop; otherwise the
-            # compiler would move the scaling out of the loop, and always do it.
-            own, best = lax.optimization_barrier((data, state[0]))
-            return ask(other, own, best), jnp.asarray(True)
-
-        best, _ = lax.while_loop(unfinished, again, (best, jnp.asarray(False)))
+        again = partial(ask, other)
+        best = compute_if(best.report[0] > 0, again, (data, best), best)
     x, y, s, report = best
     return Found(x, y, s, report[1], report[2])

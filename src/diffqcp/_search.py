@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from . import _native_batch, _native_search, _traced
 from ._accuracy import accurate_error, all_finite
 from ._compiled import in_programs
+from ._condition import compute_if
 from ._convexity import is_convex
 from ._newton import newton
 from ._range_space import RangeSpace
@@ -231,21 +232,13 @@ def search(
     found = vary_together((found, prepared.finite))[0]
 
     def again(found: Found, wanted: Bool[Array, ""]) -> Found:
-        """Solves again if that is wanted, of a batch only the items where it is. (A loop,
-        as it does not run if no item of a batch wants it, while both branches of a
-        condition would.)
-        """
+        """Solves again if that is wanted, of a batch only the items where it is."""
 
-        def once(carry: tuple[Found, Bool[Array, ""]]) -> tuple[Found, Bool[Array, ""]]:
-            found, wanted = carry
+        def rescue(found: Found, wanted: Array) -> Found:
             x, y, s = (jnp.asarray(part) for part in found[:3])
-            start = Start((x, y, s), ~wanted)
-            new = RESCUE.solve(structure, prepared.data, start)
-            new = vary_together((new, wanted))[0]
-            new = jax.tree.map(lambda new, old: jnp.where(wanted, new, old), new, found)
-            return new, jnp.zeros_like(wanted)
+            return RESCUE.solve(structure, prepared.data, Start((x, y, s), ~wanted))
 
-        return lax.while_loop(lambda carry: carry[1], once, (found, wanted))[0]
+        return compute_if(wanted, rescue, (found, wanted), found)
 
     def unfinished(state: _State) -> Bool[Array, ""]:
         return ~state.best.settled & (state.tries < (1 if other is None else 2))

@@ -16,10 +16,10 @@ from ._callbacks import host_callback
 from ._checks import as_numbers, as_vector, check_number
 from ._closest import ClosestRecipe, find_closest
 from ._compiled import in_programs
+from ._condition import compute_if
 from ._differentiate import as_smoothing, Smoothing
 from ._elastic import elastic as elastic_of
 from ._implicit import Extras, find, Recipe
-from ._sharding import vary_together
 from .cones.psd import PSDOrder
 from .dense import QCPStructureDense
 from .derivative import Data, Solution
@@ -400,16 +400,11 @@ def raise_unless_solved(status: Integer[Array, ""], arrays: _Arrays) -> _Arrays:
         _check(status)
         return arrays
     # In a traced call a callback raises, for a whole batch at once. The solution is made
-    # to depend on its result, or it would be left out. It is in a loop of at most one
-    # step, which under `vmap` is left out if no item has failed.
+    # to depend on its result, or it would be left out.
+    shape = jax.ShapeDtypeStruct((), np.bool_)
+    report = partial(host_callback, _check, shape, vmap_method="expand_dims")
     failed = ~jnp.isin(status, jnp.array(SOLUTIONS, status.dtype))
-
-    def report(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        shape = jax.ShapeDtypeStruct((), np.bool_)
-        fine = host_callback(_check, shape, status, vmap_method="expand_dims")
-        return vary_together((jnp.zeros_like(state[0]), fine, state[1]))[:2]
-
-    _, fine = jax.lax.while_loop(lambda state: state[0], report, (failed, ~failed))
+    fine = compute_if(failed, report, (status,), ~failed)
     return jax.tree.map(lambda part: jnp.where(fine, part, jnp.nan), arrays)
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
 from .._checks import check_number
+from .._condition import compute_if
 from .._lapack import cho_solve, cholesky
 from .._range_space import is_dense, RangeSpace
-from .._sharding import vary_together
 from ..cones.dims import beyond
 from ..derivative import Data
 from ..structure import AbstractQCPStructure
@@ -93,22 +93,21 @@ class InteriorPoint(AbstractForwardSolver):
             status = jnp.where(best, Status.SOLVED, status)
             return new._replace(status=status.astype(jnp.int32))
 
+        def run(problem: _Problem) -> _State:
+            return lax.while_loop(unfinished, partial(body, problem), _first(problem))
+
         if eliminates(structure):
             space = RangeSpace.of(P, A)
             found = _by_elimination(problem, space, self.max_iter, tol, accept)
 
-            # A loop of at most one step, which a batch skips if no item needs it. (The
-            # barrier makes the problem depend on the state of the loop; otherwise the
-            # compiler would move all of it out of the loop, and always do it.)
-            def again(old: _State) -> _State:
-                own, old = lax.optimization_barrier((problem, old))
-                new = lax.while_loop(unfinished, partial(body, own), _first(own))
-                return new._replace(steps=old.steps + new.steps)
+            def again(problem: _Problem, steps: Integer[Array, ""]) -> _State:
+                new = run(problem)
+                return new._replace(steps=steps + new.steps)
 
-            state = lax.while_loop(unfinished, again, vary_together(found))
+            operands = problem, found.steps
+            state = compute_if(unfinished(found), again, operands, found)
         else:
-            first = _first(problem)
-            state = lax.while_loop(unfinished, partial(body, problem), first)
+            state = run(problem)
         x, y, z, s, status, count, _ = state
         finite = jnp.all(jnp.isfinite(jnp.concatenate(data)))
         status = jnp.where(finite, status, jnp.int32(Status.NOT_FINITE))

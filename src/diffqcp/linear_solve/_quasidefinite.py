@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Float, Integer
 
-from .._sharding import vary_together
+from .._condition import compute_if
 from ..kkt import KKTOperator
 from ._options import check_count, check_fraction
 
@@ -275,13 +275,8 @@ def factorise_evenly(
         factors, inverse = factor(shift)
         return factors, is_singular(inverse, shift)
 
-    # A loop of at most one step, which under `vmap` is left out if no item wants it.
-    def again(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        return *attempt(shift), state[2] & False
-
-    factors, singular = attempt(own)
-    start = vary_together((factors, singular, singular & uneven))
-    return lax.while_loop(lambda state: state[2], again, start)[:2]
+    first = attempt(own)
+    return compute_if(first[1] & uneven, attempt, (shift,), first)
 
 
 _ROUNDS = 8

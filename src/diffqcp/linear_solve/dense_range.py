@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float
 
+from .._condition import compute_if
 from .._lapack import cho_solve, cholesky
 from .._range_space import RangeSpace, Triangle
 from ..kkt import KKTOperator
@@ -102,16 +103,12 @@ class DenseRange(lx.AbstractLinearSolver[RangeState]):
         settled = fine | ~jnp.isfinite(size)
         other = AutoSolver() if vector.size <= _SMALL else LU()
 
-        # A loop of at most one step, which a batch skips if no item needs it. (The
-        # barrier makes the matrix depend on the state of the loop; otherwise the compiler
-        # would move the factorisation out of the loop.)
-        def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            own, settled = jax.lax.optimization_barrier((operator, carry[2]))
-            z, result, _ = other.compute(other.init(own, {}), vector, {})
-            return z, result == lx.RESULTS.successful, ~settled
+        def ask(operator: KKTOperator) -> tuple[Array, Array]:
+            z, result, _ = other.compute(other.init(operator, {}), vector, {})
+            return z, result == lx.RESULTS.successful
 
-        start = z, jnp.ones_like(settled), settled
-        z, solved, _ = jax.lax.while_loop(lambda carry: ~carry[2], again, start)
+        otherwise = z, jnp.ones_like(settled)
+        z, solved = compute_if(~settled, ask, (operator,), otherwise)
         result = lx.RESULTS.where(solved, lx.RESULTS.successful, lx.RESULTS.singular)
         return z, result, {}
 

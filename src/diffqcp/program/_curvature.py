@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
+from .._condition import compute_if
 from .._lapack import cholesky, solve_lower
 from .._structure_base import AbstractStructure
 from ..kkt import KKTOperator
@@ -37,23 +38,22 @@ def is_saddle(
     **Arguments:**
 
     - `kkt`: `K`, for data in units of their own.
-    - `wanted`: if False, it has none, and nothing is done. (In a batch all branches of a
-        condition are taken, but loops end at once.)
+    - `wanted`: if False, it has none, and nothing is done.
     """
 
-    def look() -> Bool[Array, ""]:
-        stored = isinstance(structure, AbstractQCPStructure)
-        if stored and structure.P_pattern.full:
-            return _fails_by_cholesky(kkt)
-        if stored and covers_all(kkt):
-            suspect = wanted & _fails_by_pivots(kkt)
-            return suspect & ~_search(kkt, suspect).done
+    def look(kkt: KKTOperator, wanted: Array) -> Bool[Array, ""]:
+        if isinstance(structure, AbstractQCPStructure):
+            if structure.P_pattern.full:
+                return _fails_by_cholesky(kkt)
+            if covers_all(kkt):
+                suspect = wanted & _fails_by_pivots(kkt)
+                return suspect & ~_search(kkt, suspect).done
         # There are only products, or so many entries in rows and cones that none is
         # squared.
         search = _search(kkt, wanted)
         return search.within & ~(search.curvature > 0)
 
-    return jax.lax.cond(wanted, look, lambda: jnp.zeros_like(wanted))
+    return compute_if(wanted, look, (kkt, wanted), jnp.zeros_like(wanted))
 
 
 def _fails_by_cholesky(kkt: KKTOperator) -> Bool[Array, ""]:
