@@ -45,13 +45,12 @@ class AbstractFactorisation(abc.ABC):
         and nothing need be spent on that.
         """
 
+    @abc.abstractmethod
     def has_signs_of_shift(self, factors: Any) -> Bool[Array, ""]:
         """Whether it is clear that as many eigenvalues of the matrix are positive as the
         shift has positive entries, and as many negative ones, from what `factorise` has
         returned. False if that is not known.
         """
-        del factors
-        return jnp.asarray(False)
 
     @abc.abstractmethod
     def refined(
@@ -130,6 +129,11 @@ class AbstractInverse(AbstractFactorisation):
             return (values, made, shift), partial(self.solve, made)
 
         return factorise_evenly(factor, largest, self._groups, shift, relative)
+
+    def has_signs_of_shift(self, factors: Any) -> Bool[Array, ""]:
+        """The pivots are not looked at."""
+        del factors
+        return jnp.asarray(False)
 
     def refined(
         self,
